@@ -34,12 +34,19 @@ _STATIC_NAMES: Final = re.compile(r"static|demograph|tabular|covariate|metadata|
 _WORDS_OF_ENDS: Final = re.compile(r"seq(uence)?|lengths?|lens?|attention|key|padding|pad|masks?|_")
 """Words in a name of lengths or a mask that do not say whose they are."""
 
+_NO_SIGN_OF_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
+
 _SHORT: Final = 8  # a shorter sequence has a longer one beside it, any other a shorter one
 
 
 def is_static_name(name: str) -> bool:
     """Whether an argument or an input holds static values by its name."""
     return _STATIC_NAMES.search(name.lower()) is not None
+
+
+def safe_name(name: str) -> str:
+    """A name for a sequence or a value: that of its input, with signs that every name may have."""
+    return _NO_SIGN_OF_NAMES.sub("_", name).lstrip("._-") or "input"
 
 
 def paired(sequences: Sequence[str], ends: Sequence[str]) -> dict[str, str]:

@@ -37,14 +37,18 @@ def masked(steps: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def answer_in_batches(
-    answer: Callable[[Tensor, Tensor], Tensor], sequences: Sequence[Tensor], rows: int = ROWS_TOGETHER
+    answer: Callable[..., Tensor],
+    sequences: Sequence[Tensor],
+    rows: int = ROWS_TOGETHER,
+    beside: Sequence[Tensor] | None = None,
 ) -> list[Tensor]:
     """Applies a function of batches to sequences, in padded batches of similar lengths, without gradients.
 
     Args:
-        answer: Takes padded steps `[rows, width, ...]` and lengths `[rows]`.
+        answer: Takes padded steps `[rows, width, ...]` and lengths `[rows]`; with `beside`, also these `[rows, ...]`.
         sequences: Each `[length, features]` or `[length]`.
         rows: Sequences in a batch.
+        beside: What stands beside each sequence, of one shape; None for nothing.
 
     Returns:
         For each sequence, in their order, its row of the answer: `[length, ...]` if the answer has an entry for each
@@ -56,7 +60,9 @@ def answer_in_batches(
         indices = order[start : start + rows]
         batch_sequences = [sequences[index] for index in indices]
         lengths = torch.tensor([len(steps) for steps in batch_sequences])
-        for index, row in zip(indices, answer(pad_sequence(batch_sequences, batch_first=True), lengths), strict=True):
+        more = () if beside is None else (torch.stack([beside[index] for index in indices]),)
+        answered = answer(pad_sequence(batch_sequences, batch_first=True), lengths, *more)
+        for index, row in zip(indices, answered, strict=True):
             answers[index] = row[: len(sequences[index])] if row.ndim == 2 else row  # of two axes, one is of the steps
     return answers
 

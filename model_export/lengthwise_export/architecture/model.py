@@ -3,7 +3,7 @@
 ```
 values or tokens -> normalise or embed -> convolutions -> recurrent layers or MLP -> self-attention -> pooling -> head
         |                                                                                                          ^
-        └─────────────────────────> features of the sequence: length, level, scale ────────────────────────────────┘
+        └─────────────────> features of the sequence: length, level, scale; its static values ─────────────────────┘
 ```
 All layers are masked layers of `architecture.layers`, so the answers depend neither on the values in the padding nor on
 its amount. With `kernel = [9, 19, 39]`, `pool = 3` and `residual = 3` in every third block, the convolutions are
@@ -23,6 +23,7 @@ from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.model_spec import ConvSpec, ModelSpec
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.static_values import StaticValues
 from lengthwise_export.masks import step_mask
 
 NORMS = {"batch": layers.MaskedBatchNorm, "layer": layers.MaskedLayerNorm}
@@ -88,19 +89,34 @@ class SequenceClassifier(nn.Module):
             if model.sequence_features:
                 self.sequence_features = SequenceFeatures(model.sequence_features, step.features or 0)
                 width += self.sequence_features.out_features
+        self.static_values = None if step.static_input is None else StaticValues(step.static_input)
+        width += 0 if self.static_values is None else self.static_values.out_features
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(width, len(spec.output.labels))
 
-    def fit(self, sequences: list[Tensor]) -> None:
-        """Computes the statistics of the training split that the graph holds, from sequences `[length, features]`."""
+    def fit(self, sequences: list[Tensor], static: list[Tensor] | None = None) -> None:
+        """Computes the statistics of the training split that the graph holds.
+
+        Args:
+            sequences: Each `[length, features]`.
+            static: The static values of each, `[count]`; None if the model takes none.
+        """
+        if self.static_values is not None and static is not None:
+            self.static_values.fit(torch.stack(static))
         if isinstance(self.first, Normalize):
             self.first.fit(sequences)
             sequences = self.first.each_rescaled(sequences)
         if self.sequence_features is not None:
             self.sequence_features.fit(sequences)
 
-    def forward(self, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies a batch: `steps` are values `[rows, width, features]`, NaN if missing, or ids `[rows, width]`."""
+    def forward(self, steps: Tensor, lengths: Tensor, static: Tensor | None = None) -> ClassifierOutput:
+        """Classifies a batch.
+
+        Args:
+            steps: Values `[rows, width, features]`, NaN if missing, or ids `[rows, width]`.
+            lengths: `[rows]`.
+            static: The static values `[rows, count]`, NaN if missing; None if the model takes none.
+        """
         mask = step_mask(lengths, steps.shape[1])  # (rows, width)
         hidden = self.first(steps, mask)  # (rows, width, features)
         inputs = [self.input_dropout(hidden)]  # the input of each block so far, and last the output of the last block
@@ -114,13 +130,18 @@ class SequenceClassifier(nn.Module):
             hidden = attend(hidden, mask)
             if len(self.feed_forward):
                 hidden = self.feed_forward[index](hidden, mask)
+        beside = None if self.static_values is None or static is None else self.static_values(static)
         if self.pooling is None:
+            if beside is not None:
+                hidden = torch.cat([hidden, beside.unsqueeze(1).expand(-1, hidden.shape[1], -1)], dim=2)
             return ClassifierOutput(layers.masked(self.head(self.dropout(hidden)), mask))
         pooled, attention = self.pooling(hidden, lengths, mask)  # (rows, features)
         pooled = self.dropout(pooled)
         if self.sequence_features is not None:
             values = self.first.rescaled(steps, mask) if isinstance(self.first, Normalize) else steps
             pooled = torch.cat([pooled, self.sequence_features(values, lengths)], dim=1)
+        if beside is not None:
+            pooled = torch.cat([pooled, beside], dim=1)
         return ClassifierOutput(self.head(pooled), attention)
 
 

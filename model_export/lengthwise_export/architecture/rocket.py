@@ -38,6 +38,7 @@ from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.static_values import StaticValues
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.masks import step_mask
 
@@ -156,20 +157,26 @@ class RocketClassifier(nn.Module):
         self.dilations = nn.ModuleList(KernelsAtDilation(group, biases_at_once) for group in kernels)
         kinds = spec.model.sequence_features
         self.sequence_features = SequenceFeatures(kinds, spec.input.features or 0) if kinds else None
-        # How many of the head's inputs, the last ones, are features of the whole sequence
-        self.sequence_level = 0 if self.sequence_features is None else self.sequence_features.out_features
+        static = spec.input.static_input
+        self.static_values = None if static is None else StaticValues(static)
+        # How many of the head's inputs, the last ones, are features of the whole sequence, or static values
+        self.static_level = 0 if self.static_values is None else self.static_values.out_features
+        of_sequence = 0 if self.sequence_features is None else self.sequence_features.out_features
+        self.sequence_level = of_sequence + self.static_level
         width = sum(group.biases.size for group in kernels) + self.sequence_level
         self.head = nn.Linear(width, len(spec.output.labels))
 
-    def features(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """`[rows, features]`: what the head reads, the shares and then the features of the sequence.
+    def features(self, values: Tensor, lengths: Tensor, static: Tensor | None = None) -> Tensor:
+        """`[rows, features]`: what the head reads, the shares, then the features of the sequence, and static values.
 
         The arguments are those of `forward`.
         """
         mask = step_mask(lengths, values.shape[1])  # (rows, width)
-        return self._head_inputs(values, self.first(values, mask), lengths, mask)
+        return self._head_inputs(values, self.first(values, mask), lengths, mask, static)
 
-    def _head_inputs(self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    def _head_inputs(
+        self, values: Tensor, steps: Tensor, lengths: Tensor, mask: Tensor, static: Tensor | None
+    ) -> Tensor:
         """`[rows, features]`: the shares, computed from `steps`, and then the features of the sequence, from `values`.
 
         `steps` is what the first layer gives for `values`, `[rows, width, channels]`. The kernels in C compute the
@@ -180,9 +187,12 @@ class RocketClassifier(nn.Module):
             shares = torch.from_numpy(fixed_kernels.shares(self.plan, rows))
         else:
             shares = self.by_operators(steps, lengths, mask)
-        if self.sequence_features is None:
-            return shares
-        return torch.cat([shares, self.sequence_features(self.first.rescaled(values, mask), lengths)], dim=1)
+        features = [shares]
+        if self.sequence_features is not None:
+            features.append(self.sequence_features(self.first.rescaled(values, mask), lengths))
+        if self.static_values is not None and static is not None:
+            features.append(self.static_values(static))
+        return torch.cat(features, dim=1)
 
     def by_operators(self, steps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """`[rows, shares]`: the shares, computed by operators of torch, as they are exported.
@@ -192,12 +202,15 @@ class RocketClassifier(nn.Module):
         turned = self.grid(steps).transpose(1, 2)  # (rows, channels, width)
         return torch.cat([kernels(turned, lengths, mask) for kernels in self.dilations], dim=1)
 
-    def forward(self, values: Tensor, lengths: Tensor) -> ClassifierOutput:
-        """Classifies a batch: `values [rows, width, features]`, with NaN for missing values, and `lengths [rows]`."""
+    def forward(self, values: Tensor, lengths: Tensor, static: Tensor | None = None) -> ClassifierOutput:
+        """Classifies a batch: `values [rows, width, features]`, with NaN for missing values, and `lengths [rows]`.
+
+        `static` are the static values `[rows, count]`; None if the model takes none.
+        """
         mask, head = step_mask(lengths, values.shape[1]), self.head
         steps = self.first(values, mask)
         # In float64: a sum of thousands of float32 products depends in its last digits on its order
-        features = self._head_inputs(values, steps, lengths, mask).double()
+        features = self._head_inputs(values, steps, lengths, mask, static).double()
         logits = functional.linear(features, head.weight.double(), head.bias.double()).float()
         return ClassifierOutput(logits, clipped=self.grid.clipped(steps))
 

@@ -8,6 +8,7 @@ Unknown keys and contradicting keys are errors that name them. The keys are docu
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lengthwise.runtime.feature_names import FeatureNames
-from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StepInput, Task
+from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput, Task
 from lengthwise.wrong_values import all_wrong
 from lengthwise_export.architecture.model_spec import (
     ROCKET_KEYS,
@@ -53,6 +54,21 @@ class InputSpec(SpecTable):
     min_length: int = Field(default=1, ge=1)
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
+    static: int | None = Field(default=None, ge=1)
+    static_names: FeatureNames | None = None
+    static_categories: dict[str, tuple[str, ...]] = Field(default={})
+
+    @property
+    def static_count(self) -> int:
+        """The number of static values."""
+        return self.static or len(self.static_names or ())
+
+    @property
+    def static_input(self) -> StaticInput | None:
+        """The static values beside a sequence, as in the manifest."""
+        if not self.static_count:
+            return None
+        return StaticInput(count=self.static_count, names=self.static_names, categories=self.static_categories)
 
     @property
     def kind(self) -> Literal["values", "tokens"]:
@@ -87,6 +103,18 @@ class InputSpec(SpecTable):
             (
                 names is not None and len(names) != self.features,
                 f"'feature_names' has {len(names or ())} names for {self.features} features",
+            ),
+            (
+                self.static_names is not None and len(self.static_names) != self.static_count,
+                f"'static_names' has {len(self.static_names or ())} names for {self.static_count} static values",
+            ),
+            (
+                self.static_categories.keys() - {*(self.static_names or map(str, range(self.static_count)))},
+                "'static_categories' names a value that is not among 'static_names'",
+            ),
+            (
+                any(len({*values}) < max(len(values), 1) for values in self.static_categories.values()),
+                "'static_categories' has no value, or one twice",
             ),
         )
 
@@ -221,7 +249,7 @@ class Spec(SpecTable):
         return Manifest(
             name=name,
             version=version,
-            input=StepInput(kind=step.kind, mean=mean, std=std, **input_keys),
+            input=StepInput(kind=step.kind, mean=mean, std=std, static=step.static_input, **input_keys),
             labels=self.output.labels,
             task=self.output.task,
             min_length=step.min_length,
@@ -280,10 +308,15 @@ def as_toml(tables: Spec | Mapping[str, Any], notes: Sequence[str] = ()) -> str:
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
+def _key(name: str) -> str:
+    """A key in TOML's syntax: in quotes, if it has other signs than a bare key may have."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else str(_value(name))
+
+
 def _value(value: Any) -> str:
     """A value in TOML's syntax; a list of tables is written over several lines."""
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_value(item)}" for key, item in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], Mapping):
             return "[\n" + "".join(f"  {_value(item)},\n" for item in value) + "]"

@@ -21,7 +21,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from numpy.typing import NDArray
 
@@ -54,6 +54,7 @@ from lengthwise_export.targets.target import (
 from lengthwise_export.tracing.call_signature import CallSignature, output_selector
 from lengthwise_export.tracing.module_state import ModuleState
 
+_SECOND: Final[tuple[Literal["lengths", "none"], ...]] = ("lengths", "none")
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
@@ -98,7 +99,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     model_input = input_of(text, model, options)
     notices: tuple[str, ...] = ()
     if model_input.fixed is not None:
-        model = with_any_width(text, model, model_input.fixed, model_input.order)
+        model = with_any_width(text, model, model_input.fixed, [static.name for static in model_input.statics])
         notices = (
             f"it is built for sequences of exactly {model_input.fixed} steps; here each sequence gets the answer that "
             "the same layers give it at its own length, without padding",
@@ -109,14 +110,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     notices = (*agreeing.model_input.masks, *notices)
     # 3. One target that is called with lengths, and one without
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    steps_alone = CallSignature(
-        "none",
-        agreeing.model_input.arguments,
-        features_axis=agreeing.model_input.features_axis,
-        statics=agreeing.model_input.statics,
-    )
-    arguments = steps_alone.arguments and (*steps_alone.arguments, ("lengths", "lengths"))
-    signature = dataclasses.replace(steps_alone, second="lengths", arguments=arguments)
+    signature, steps_alone = (agreeing.model_input.signature(second) for second in _SECOND)
     output = _output_name(text, agreeing.outputs, options)
     subject = agreeing.subject(signature, output)
     answer = _small_answer(subject)
@@ -247,7 +241,7 @@ def _small_answer(subject: TorchSubject) -> NDArray[Any]:
     return subject.answer(batch).logits
 
 
-def with_any_width(text: str, model: Any, fixed: int, beside: Collection[str | None] = ()) -> Any:
+def with_any_width(text: str, model: Any, fixed: int, beside: Collection[str] = ()) -> Any:
     """A copy of a Keras model that takes any number of steps, with the same weights; it is built for `fixed` steps.
 
     `beside` are the names of its inputs with static values.
@@ -258,7 +252,7 @@ def with_any_width(text: str, model: Any, fixed: int, beside: Collection[str | N
     keras = import_keras()
     new_inputs = []
     for symbol in model.inputs:
-        is_fixed = symbol.shape[1:2] == (fixed,) and symbol.name not in beside
+        is_fixed = len(symbol.shape) > 1 and symbol.name not in beside
         shape = (None, None, *symbol.shape[2:]) if is_fixed else symbol.shape
         new_inputs.append(keras.Input(batch_shape=shape, dtype=symbol.dtype, name=symbol.name))
     try:

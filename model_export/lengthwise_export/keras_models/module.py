@@ -9,6 +9,7 @@ A model's *summary* is the numbered list of its layers that `model.summary()` pr
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +21,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.beside import completed, is_static_name, static_input
+from lengthwise.padding import LENGTHS, PaddedBatch
+from lengthwise.runtime.manifest import SequenceInput, StepInput
+from lengthwise_export.beside import completed, is_static_name, safe_name, static_input
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
-from lengthwise_export.keras_models.run import KerasRun, KnownLayers
+from lengthwise_export.keras_models.run import KerasRun, KnownLayers, RunSequence
+from lengthwise_export.masks import step_mask
 from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument, meaning_of
 from lengthwise_export.tracing.call_signature import CallSignature
 
+_MOST_SEQUENCES: Final = 4
 _STAND_IN_DISTANCE: Final = 1.375  # from the value that is masked: no number that a model is likely to compare with
 
 
@@ -99,9 +102,8 @@ class KerasModule(nn.Module):
     def __init__(self, model: Any, model_input: ModelInput) -> None:
         super().__init__()
         self._model_in_tuple = (model,)  # in a tuple, torch does not register the model itself as a submodule
-        self._order = model_input.order
-        padding, stand_in = model_input.padding, model_input.stand_in
-        self.known = KnownLayers(padding, stand_in)  # what all runs share
+        self._order, self._further = model_input.order, model_input.further
+        self.known = KnownLayers(model_input.padding, model_input.stand_ins)  # what all runs share
         self.parts: list[tuple[nn.Module, SummaryLayer]] = []  # the submodule for each layer of the summary
         for summary_layer in layers_of(model):
             name = summary_layer.path.replace(".", "_")
@@ -137,7 +139,10 @@ class KerasModule(nn.Module):
             lengths: `[rows]`; None to run without the mask of the lengths.
             **beside: What stands beside the steps, by the names of the model's inputs.
         """
-        with replaced_for(KerasRun(self.known, steps, lengths), self.model):
+        pairs = [(steps, lengths)]
+        for name in self._further:
+            pairs.append((beside[name], None if lengths is None else beside[LENGTHS.format(name)]))
+        with replaced_for(KerasRun(self.known, [RunSequence.of(*pair) for pair in pairs]), self.model):
             answer = self.model(self.inputs(steps, beside), training=False)
         names = output_names(self.model)
         if isinstance(answer, list | tuple) and len(answer) == len(names):
@@ -180,32 +185,60 @@ class ModelInput:
     order: tuple[str | None, ...] = (None,)  # The names of all inputs as the model takes them; None for the steps
 
     @property
-    def arguments(self) -> tuple[tuple[str, str | None], ...]:
-        """The arguments of the module without lengths, as a `CallSignature` has them; empty for the steps alone."""
-        further = tuple((static.role, static.name) for static in self.statics)
-        return (("steps", None), *further) if further else ()
-
-    def beside(self, steps: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-        """What stands beside steps `[rows, width(, features)]` in a check, by the names of the inputs."""
-        values = steps if self.features_axis or self.steps.kind == "tokens" else steps.unsqueeze(-1)
-        batch = completed(PaddedBatch(values.numpy(), lengths.int().numpy()), self.steps)
-        signature = CallSignature(statics=self.statics)
-        tensors = {name: torch.from_numpy(array) for name, array in batch.beside.items()}
-        arguments = signature.arguments_of(steps, None, beside=tensors)
-        return {static.name: arguments[static.role] for static in self.statics}
+    def further(self) -> tuple[str, ...]:
+        """The names of the further sequences."""
+        return tuple(sequence.name for sequence in self.steps.sequences[1:])
 
     @property
-    def stand_in(self) -> float | None:
-        """What a valid step of the value `padding` counts as in comparisons, if it is data; None if nothing masks it.
+    def arguments(self) -> tuple[tuple[str, str | None], ...]:
+        """The arguments of the module without lengths, as a `CallSignature` has them; empty for the steps alone."""
+        statics = [(static.role, static.name) for static in self.statics]
+        further = [(f"{name} steps", name) for name in self.further]
+        return (("steps", None), *statics, *further) if self.order != (None,) else ()
 
-        A token is one of the vocabulary, far from those at its ends, which often mean something to a model.
+    def signature(self, second: Literal["lengths", "none"]) -> CallSignature:
+        """How the module is called: with lengths of each sequence, or without."""
+        arguments = self.arguments
+        if arguments and second == "lengths":
+            ends = [(f"{name} lengths", LENGTHS.format(name)) for name in self.further]
+            arguments = (*arguments, ("lengths", "lengths"), *ends)
+        names = tuple(sequence.name for sequence in self.steps.sequences)
+        return CallSignature(second, arguments, features_axis=self.features_axis, statics=self.statics, sequences=names)
+
+    def beside(self, steps: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        """What stands beside steps `[rows, width(, features)]` in a comparison with Keras, by the names of the inputs.
+
+        The padding of a further sequence has the value that Keras masks, and no valid step has it.
         """
+        values = steps if self.features_axis or self.steps.kind == "tokens" else steps.unsqueeze(-1)
+        batch = completed(PaddedBatch(values.numpy(), lengths.int().numpy()), self.steps)
+        tensors = {name: torch.from_numpy(array) for name, array in batch.beside.items()}
+        for sequence in self.steps.sequences[1:]:
+            further, ends = tensors[sequence.name], tensors[LENGTHS.format(sequence.name)]
+            unmasked = torch.where(further == self.padding, further + 1, further) % (sequence.vocabulary or math.inf)
+            valid = step_mask(ends, further.shape[1]).reshape(*further.shape[:2], *[1] * (further.dim() - 2))
+            tensors[sequence.name] = torch.where(valid, unmasked, self.padding).to(further.dtype)
+        arguments = self.signature("lengths").arguments_of(steps, lengths, beside=tensors)
+        return {
+            name: arguments[role] for role, name in self.signature("lengths").arguments if name not in (None, "lengths")
+        }
+
+    @property
+    def stand_ins(self) -> tuple[float | None, ...]:
+        """For each sequence what a valid step of the value `padding` counts as in comparisons, if it is data.
+
+        None if nothing masks it. A token is one of the vocabulary, far from those at its ends, which often mean
+        something to a model.
+        """
+        sequences = self.steps.sequences or (self.steps,)
         if not self.masks:
-            return None
-        if self.steps.kind == "tokens":
-            vocabulary = self.steps.vocabulary or 1
-            return (self.padding + max(1, vocabulary // 2)) % vocabulary
-        return self.padding + _STAND_IN_DISTANCE
+            return (None,) * len(sequences)
+        return tuple(
+            self.padding + _STAND_IN_DISTANCE
+            if sequence.vocabulary is None
+            else (self.padding + max(1, sequence.vocabulary // 2)) % sequence.vocabulary
+            for sequence in sequences
+        )
 
 
 def input_of(text: str, model: Any, options: TargetOptions) -> ModelInput:
@@ -219,21 +252,31 @@ def input_of(text: str, model: Any, options: TargetOptions) -> ModelInput:
     symbols, statics = list(getattr(model, "inputs", None) or ()), list[Any]()
     if len(symbols) > 1:
         statics = _static_symbols(symbols, options)
-    step_symbols = [symbol for symbol in symbols if not any(symbol is static for static in statics)]
-    first = _first_input(text, model, step_symbols, options)
-    if not statics:
+    names = {str(symbol.name) for symbol in statics}
+    sequences = [symbol for symbol in symbols if symbol.name not in names]
+    readable = len(sequences) <= _MOST_SEQUENCES and not any(map(_is_end, sequences))
+    first, *further = (
+        [_first_input(text, model, [symbol], options) for symbol in sequences]
+        if len(sequences) > 1 and readable
+        else [_first_input(text, model, sequences, options)]
+    )
+    if not statics and not further:
         return first
     arguments = tuple(map(_static_argument, statics))
-    sizes = [
-        _table(model, symbol) for symbol, static in zip(statics, arguments, strict=True) for _ in range(static.count)
+    sizes = [_table(model, symbol) for symbol, one in zip(statics, arguments, strict=True) for _ in range(one.count)]
+    static = static_input({one.name: one.count for one in arguments}, sizes, options) if statics else None
+    kinds = [
+        SequenceInput(name=safe_name(symbol.name), features=kind.steps.features, vocabulary=kind.steps.vocabulary)
+        for symbol, kind in zip(sequences, (first, *further), strict=True)
     ]
-    static = static_input({static.name: static.count for static in arguments}, sizes, options)
-    return replace(
-        first,
-        steps=first.steps.model_copy(update={"static": static}),
-        statics=arguments,
-        order=tuple(str(one.name) if any(one is static for static in statics) else None for one in symbols),
-    )
+    beside = {"static": static, "sequences": tuple(kinds) if further else ()}
+    order = [safe_name(symbol.name) if symbol is not sequences[0] else None for symbol in symbols]
+    return replace(first, steps=first.steps.model_copy(update=beside), statics=arguments, order=tuple(order))
+
+
+def _is_end(symbol: Any) -> bool:
+    """Whether an input holds lengths or a mask."""
+    return symbol.dtype == "bool" or meaning_of(str(symbol.name)) is not None or len(symbol.shape) == 1
 
 
 def _static_symbols(symbols: Sequence[Any], options: TargetOptions) -> list[Any]:
@@ -255,7 +298,7 @@ def _static_argument(symbol: Any) -> StaticArgument:
     """The form of an input with static values, `[rows, count]` or `[rows]`, of floats or codes."""
     is_column = len(symbol.shape) == 1
     is_code = "int" in str(symbol.dtype)
-    return StaticArgument(str(symbol.name), 1 if is_column else int(symbol.shape[1]), is_column, is_code)
+    return StaticArgument(safe_name(symbol.name), 1 if is_column else int(symbol.shape[1]), is_column, is_code)
 
 
 def _first_input(text: str, model: Any, symbols: Sequence[Any], options: TargetOptions) -> ModelInput:

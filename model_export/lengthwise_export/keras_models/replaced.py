@@ -93,12 +93,13 @@ def _masking_call(layer: Any, inputs: Tensor) -> Any:
     run = _running[-1]
     if not run.reads_input(layer, inputs):
         return _ORIGINAL[_masking_call](layer, inputs)
-    if run.mask is None:
+    mask = run.sequence_of(inputs).mask
+    if mask is None:
         return inputs
     from keras.src import backend  # Keras has no public name for it
 
-    filled = run.fill(inputs, 0.0)
-    backend.set_keras_mask(filled, run.mask)
+    filled = run.fill(inputs, 0.0, mask)
+    backend.set_keras_mask(filled, mask)
     return filled
 
 
@@ -178,8 +179,8 @@ def _rnn_call(layer: Any, sequences: Tensor, initial_state: Any = None, mask: An
     # The steps and lengths of the first operator; steps without the zeros that a Masking wrote into the padding
     values, lengths = sequences, run.lengths_at(sequences)
     gathered = None
-    if mask is not None and mask is run.mask:
-        values, lengths = run.unfilled(sequences), run.lengths
+    if (masked := run.with_mask(mask)) is not None:
+        values, lengths = run.unfilled(sequences), masked.lengths
     elif mask is not None:
         gathered = GatheredSteps(mask)
         values, lengths = gathered.to_front(sequences), gathered.lengths
@@ -239,7 +240,7 @@ def _output(
         return values.flip(1)
     if mask is None or layer.zero_output_for_mask:
         return values
-    return run.fill(values, last_state.unsqueeze(1))
+    return run.fill(values, last_state.unsqueeze(1), mask)
 
 
 def _initial_states(initial: Any, cells: int) -> list[list[Tensor]]:
@@ -278,13 +279,14 @@ def _bidirectional_call(
         for direction in (forward, backward)
     )
     needs_keras = forward.go_backwards or layer.stateful or initial_state is not None
-    has_lengths = mask is None or mask is run.mask
+    masked = run.with_mask(mask)
+    has_lengths = mask is None or masked is not None
     if isinstance(form, str) or form != backward_form or needs_keras or not has_lengths:
         options = {"initial_state": initial_state, "mask": mask, "training": training}
         return _ORIGINAL[_bidirectional_call](layer, sequences, **options)
     # Run the operator
     weights = run.known.weights_of([forward.cell, backward.cell], form)
-    lengths = run.lengths if mask is not None else run.lengths_at(sequences)
+    lengths = run.lengths_at(sequences) if masked is None else masked.lengths
     values = sequences if mask is None else run.unfilled(sequences)
     outputs, last_states = recurrent.run(form, weights, values, lengths, "bidirectional")
     # Join the outputs of both directions: the last states, or all steps

@@ -48,13 +48,14 @@ class KnownLayers(nn.Module):
 
     Args:
         padding: The value that padding has for Keras, where a step is a list of numbers.
-        stand_in: What a valid step of that value counts as for a comparison; None to compare the step itself.
+        stand_ins: For each sequence, what a valid step of that value counts as for a comparison; None to compare the
+            step itself.
     """
 
-    def __init__(self, padding: float = 0.0, stand_in: float | None = None) -> None:
+    def __init__(self, padding: float = 0.0, stand_ins: Sequence[float | None] = (None,)) -> None:
         super().__init__()
         self.padding = padding
-        self.stand_in = stand_in
+        self.stand_ins = stand_ins
         self.learning = False
         # By `identity`: whether what a layer gets as its input, or as its mask, was equal in every learning run so far
         self._matched: dict[tuple[Compared, int], bool] = {}
@@ -114,6 +115,20 @@ class _FromSteps(NamedTuple):
     # How it was made. `compared`: for each number of a step, whether it differs from `number`; `mask`: for each step
     kind: Literal["steps", "compared", "mask", "constant", "other"]
     number: float | None = None  # Of a constant its value; of what is made of a comparison what was compared with
+    sequence: int = 0  # The index of the sequence whose steps they are; 0 of a constant
+
+
+class RunSequence(NamedTuple):
+    """A sequence that a model gets in a run."""
+
+    steps: Tensor  # `[rows, width, features]` or `[rows, width]`
+    lengths: Tensor | None  # `[rows]`; None to run without any mask of the lengths
+    mask: Tensor | None  # that of the lengths
+
+    @classmethod
+    def of(cls, steps: Tensor, lengths: Tensor | None) -> RunSequence:
+        """A sequence with its mask."""
+        return cls(steps, lengths, None if lengths is None else step_mask(lengths, steps.shape[1]))
 
 
 class FollowedTensors(TorchFunctionMode):
@@ -122,27 +137,25 @@ class FollowedTensors(TorchFunctionMode):
     Equal values do not show that: the mask of `tokens > 1` is that of `tokens != 0` until somebody sends token 1.
 
     Args:
-        steps: The model's input, `[rows, width, features]` or `[rows, width]`.
-        mask: That of the lengths; None in a run without lengths.
-        padding: The value that padding has for Keras.
-        stand_in: What a valid step of that value counts as in a truth value; None to take the step itself.
+        sequences: The sequences that the model gets.
+        known: What all runs of the model share: the value that padding has for Keras, and its stand-ins.
     """
 
-    def __init__(self, steps: Tensor, mask: Tensor | None, padding: float, stand_in: float | None = None) -> None:
+    def __init__(self, sequences: Sequence[RunSequence], known: KnownLayers) -> None:
         super().__init__()
         self._followed: dict[int, _FromSteps] = {}
-        self._comparison: Literal["mask", "compared"] = (
-            "compared" if steps.dim() == 3 and steps.shape[2] > 1 else "mask"
-        )
-        padded = steps
-        if stand_in is not None:
-            has_value = steps == padding if steps.dim() == 2 else (steps == padding).all(-1, keepdim=True)
-            padded = torch.where(has_value, torch.full((), stand_in, dtype=steps.dtype), padded)
-        if mask is not None:
-            self._follow(mask, mask, "mask", padding)
-            valid = mask if steps.dim() == 2 else mask.unsqueeze(-1)
-            padded = torch.where(valid, padded, torch.full((), padding, dtype=steps.dtype))
-        self._follow(steps, padded, "steps")
+        self._sequences = sequences
+        for index, (sequence, stand_in) in enumerate(zip(sequences, known.stand_ins, strict=True)):
+            steps, mask, padding = sequence.steps, sequence.mask, known.padding
+            padded = steps
+            if stand_in is not None:
+                has_value = steps == padding if steps.dim() == 2 else (steps == padding).all(-1, keepdim=True)
+                padded = torch.where(has_value, torch.full((), stand_in, dtype=steps.dtype), padded)
+            if mask is not None:
+                self._follow(mask, mask, "mask", padding, index)
+                valid = mask if steps.dim() == 2 else mask.unsqueeze(-1)
+                padded = torch.where(valid, padded, torch.full((), padding, dtype=steps.dtype))
+            self._follow(steps, padded, "steps", None, index)
 
     def __getitem__(self, tensor: Tensor) -> _FromSteps | None:
         """What is known of a tensor; None if it is made of something else, too, or was changed in place."""
@@ -155,9 +168,16 @@ class FollowedTensors(TorchFunctionMode):
         sources: list[Any] = [self[leaf] for leaf in tree_leaves(call) if isinstance(leaf, Tensor)]
         result = function(*call[0], **call[1])
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        owners = {source.sequence for source in sources if source is not None and source.kind != "constant"}
         if name in _UNIFORM:
-            sources = []
-        elif None in sources or not results or name.endswith("_") != name.startswith("__") or "set" in name:
+            sources, owners = [], set()
+        elif (
+            None in sources
+            or len(owners) > 1
+            or not results
+            or name.endswith("_") != name.startswith("__")
+            or "set" in name
+        ):
             return result  # it is made of something else, or changes a tensor in place
         padded = results
         if any(source.padded is not source.tensor for source in sources):
@@ -166,17 +186,21 @@ class FollowedTensors(TorchFunctionMode):
             padded = [leaf for leaf in tree_leaves(answer) if isinstance(leaf, Tensor)]
         if isinstance(result, Tensor) and result.dtype == torch.bool:
             result, *_ = results = padded
-        kind, number = self._made_by(name.strip("_"), sources, call)
+        owner = next(iter(owners), 0)
+        kind, number = self._made_by(name.strip("_"), sources, call, self._sequences[owner].steps)
         for leaf, leaf_of_padded in zip(results, padded, strict=True):
             if self[leaf] is None:  # it is no argument that the function returns
-                self._follow(leaf, leaf_of_padded, kind, number)
+                self._follow(leaf, leaf_of_padded, kind, number, owner)
         return result
 
-    def _follow(self, tensor: Tensor, padded: Tensor, kind: Any, number: float | None = None) -> None:
-        self._followed[id(tensor)] = _FromSteps(tensor, _version(tensor), padded, kind, number)
+    def _follow(self, tensor: Tensor, padded: Tensor, kind: Any, number: float | None, sequence: int) -> None:
+        self._followed[id(tensor)] = _FromSteps(tensor, _version(tensor), padded, kind, number, sequence)
 
-    def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any) -> tuple[str, float | None]:
-        """The kind and the number of what a function of torch makes of followed tensors, the `sources` in a call."""
+    def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any, steps: Tensor) -> tuple[str, float | None]:
+        """The kind and the number of what a function of torch makes of followed tensors, the `sources` in a call.
+
+        `steps` are those of the sequence that these are made of.
+        """
         kinds = {source.kind for source in sources if source.kind != "constant"}
         numbers = [source.number for source in sources if source.kind != "constant"]
         constants = [source.number for source in sources if source.kind == "constant"]
@@ -186,11 +210,17 @@ class FollowedTensors(TorchFunctionMode):
         if not kinds:
             return "other" if number is None and name not in _UNIFORM else "constant", number
         if kinds == {"steps"} and name in ("ne", "not_equal"):
-            return self._comparison, number
+            return "compared" if steps.dim() == 3 and steps.shape[2] > 1 else "mask", number
         if kinds == {"compared"} and name == "any":
             return "mask", number
         copying = {"steps": _COPYING, "mask": _JOINING}.get("".join(kinds), frozenset[str]())
         return (kinds.pop() if name in copying and len({*numbers}) == 1 else "other"), number
+
+
+def has_same_sizes(sizes: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Whether sizes are equal for every batch. Sizes of a trace are not compared by value, which would fix them."""
+    texts = [[str(getattr(getattr(size, "node", None), "expr", size)) for size in each] for each in (sizes, others)]
+    return texts[0] == texts[1]
 
 
 def _version(tensor: Tensor) -> int:
@@ -203,23 +233,29 @@ class KerasRun:
 
     Args:
         known: What all runs of the model share.
-        steps: The model's input, `[rows, width, features]` or `[rows, width]`.
-        lengths: `[rows]`; None to run without any mask of the lengths.
+        sequences: The sequences that the model gets.
     """
 
-    def __init__(self, known: KnownLayers, steps: Tensor, lengths: Tensor | None) -> None:
+    def __init__(self, known: KnownLayers, sequences: Sequence[RunSequence]) -> None:
         self.known = known
-        self.steps = steps
-        self.lengths = lengths
-        self.mask = None if lengths is None else step_mask(lengths, steps.shape[1])
-        self.followed = FollowedTensors(steps, self.mask, known.padding, known.stand_in)
+        self.sequences = sequences
+        self.followed = FollowedTensors(sequences, known)
         # By the id of the result of `fill`: that tensor, kept alive so that no other gets its id; the values before
         self._unfilled: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def is_traced(self) -> bool:
         """Whether the run is a trace, in which values cannot be compared."""
-        return torch.compiler.is_exporting() or type(self.steps) is not Tensor
+        return torch.compiler.is_exporting() or type(self.sequences[0].steps) is not Tensor
+
+    def sequence_of(self, tensor: Tensor) -> RunSequence:
+        """The sequence of whose steps a tensor is made; the first one, if it is made of something else, too."""
+        source = self.followed[tensor]
+        return self.sequences[0 if source is None else source.sequence]
+
+    def with_mask(self, mask: Any) -> RunSequence | None:
+        """The sequence whose mask this is; None if it is another one."""
+        return next((one for one in self.sequences if one.mask is not None and one.mask is mask), None)
 
     def reads_input(self, layer: Any, inputs: Tensor) -> bool:
         """Whether the inputs of a layer are the model's own steps.
@@ -228,7 +264,8 @@ class KerasRun:
         run compares them, and any other run takes the result of all learning runs.
         """
         if self.known.learning:
-            steps = self.steps if inputs.dim() == self.steps.dim() else self.steps.unsqueeze(-1)
+            steps = self.sequence_of(inputs).steps
+            steps = steps if inputs.dim() == steps.dim() else steps.unsqueeze(-1)
             source = self.followed[inputs]
             is_copy = source is not None and source.kind == "steps" and inputs.shape == steps.shape
             self.known.note_comparison(layer, "steps", is_copy and torch.equal(inputs.double(), steps.double()))
@@ -245,14 +282,14 @@ class KerasRun:
             self._learn_from_mask(layer, mask)
         if not self.known.matched_in_every_run(layer, "mask"):
             return mask
-        mask_of_lengths = self.mask
+        mask_of_lengths = self.sequence_of(mask).mask
         if mask_of_lengths is None or mask.dim() == mask_of_lengths.dim():
             return mask_of_lengths
         return mask_of_lengths.reshape(mask.shape)
 
     def _learn_from_mask(self, layer: Any, mask: Tensor) -> None:
         """Remembers the number that a mask leaves out, and whether it is the mask of the lengths."""
-        source, mask_of_lengths = self.followed[mask], self.mask
+        source, mask_of_lengths = self.followed[mask], self.sequence_of(mask).mask
         if source is not None and source.number is not None:
             _, is_alone = self.known.masked.setdefault(source.number, (layer.name, source.kind == "mask"))
             if source.kind == "mask" and not is_alone:
@@ -266,13 +303,12 @@ class KerasRun:
         )
         self.known.note_comparison(layer, "mask", is_equal)
 
-    def fill(self, values: Tensor, replacement: Tensor | float) -> Tensor:
+    def fill(self, values: Tensor, replacement: Tensor | float, mask: Tensor) -> Tensor:
         """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.
 
-        `unfilled` returns the values again, if it gets that tensor.
+        `unfilled` returns the values again, if it gets that tensor. `mask` is that of the lengths.
         """
-        assert self.mask is not None
-        filled = torch.where(self.mask.unsqueeze(-1), values, replacement)
+        filled = torch.where(mask.unsqueeze(-1), values, replacement)
         self._unfilled[id(filled)] = (filled, values)
         return filled
 
@@ -290,8 +326,9 @@ class KerasRun:
         a model without leaks is exported, whose answers do not depend on what is computed at padding. If the values
         `[rows, width, features]` have another number of rows or steps than the model's input, each length is the width.
         """
-        if self.lengths is None or not self.is_traced:
+        if self.sequences[0].lengths is None or not self.is_traced:
             return None
-        if values.shape[:2] == self.steps.shape[:2]:
-            return self.lengths
+        for sequence in self.sequences:
+            if has_same_sizes(values.shape[:2], sequence.steps.shape[:2]):
+                return sequence.lengths
         return torch.full((values.shape[0],), values.shape[1], dtype=torch.int64)

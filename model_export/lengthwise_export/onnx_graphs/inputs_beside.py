@@ -7,7 +7,6 @@ front that make this form.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from onnx import TensorProto, helper
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.beside import STATIC, is_static_name, paired, static_input
+from lengthwise_export.beside import STATIC, is_static_name, paired, safe_name, static_input
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill
 from lengthwise_export.options import TargetOptions
@@ -32,7 +31,6 @@ _TYPES: Final = {
     "int32": TensorProto.INT32,
     "bool": TensorProto.BOOL,
 }
-_NO_SIGN_OF_NAMES: Final = re.compile(r"[^A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +76,15 @@ def read_inputs_beside(graph: onnx.ModelProto, inputs: list[GraphValue], hints: 
     by_name = {value.name: value for value in inputs}
     for value in further:
         changed.take_lengths(value, by_name[end_of[value.name]], marks_padding=hints.second == "padding-mask")
-    counts = {safe_name(value): _count(value) for value in statics}
+    counts = {safe_name(value.name): _count(value) for value in statics}
     own = {value.name for value in (*statics, *further)} | {end_of[value.name] for value in further}
     return InputsBeside(
         changed.finished(),
         [value for value in inputs if value.name not in own],
         static_input(counts, [None] * sum(counts.values()), hints) if statics else None,
-        tuple(safe_name(value) for value in sequences) if further else (),
+        tuple(safe_name(value.name) for value in sequences) if further else (),
         tuple(further),
     )
-
-
-def safe_name(value: GraphValue) -> str:
-    """The name of an input, with signs that every name may have."""
-    return _NO_SIGN_OF_NAMES.sub("_", value.name).lstrip("._-")
 
 
 def _statics(inputs: Sequence[GraphValue], hints: TargetOptions) -> list[GraphValue]:
@@ -164,7 +157,7 @@ class _Rewriter:
             end: The input with its lengths, or with a mask.
             marks_padding: Whether a mask is true at padding.
         """
-        name, writer = safe_name(steps), self._writer
+        name, writer = safe_name(steps.name), self._writer
         lengths, kind = LENGTHS.format(name), "float32" if steps.element == "float32" else "int64"
         own_steps = self._take_out(steps.name, name if steps.element == kind else "")
         own_end = self._take_out(end.name)

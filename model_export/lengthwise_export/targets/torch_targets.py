@@ -30,6 +30,7 @@ from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import fitted
 from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
+from lengthwise_export.tracing.beside_arguments import StaticArgument
 from lengthwise_export.tracing.call_signature import (
     CallSignature,
     in_evaluation,
@@ -211,7 +212,7 @@ def target_of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path 
     check_options_agree(text, options, steps, labels)
     return SpecTarget(
         text=text,
-        subject=TorchSubject(model, steps, CallSignature(), ClassifierOutput.present),
+        subject=TorchSubject(model, steps, _signature_of_spec(steps), ClassifierOutput.present),
         labels=labels,
         per_step=per_step,
         names=GraphNames(sequences=steps.kind),
@@ -222,6 +223,15 @@ def target_of_spec(text: str, options: TargetOptions, spec: Spec, weights: Path 
         padding=spec.input.padding,
         spec=spec,
     )
+
+
+def _signature_of_spec(steps: StepInput) -> CallSignature:
+    """How a model of the built-in architecture is called."""
+    if steps.static is None:
+        return CallSignature()
+    static = StaticArgument("static", steps.static.count)
+    arguments = (("steps", None), ("lengths", None), (static.role, None))
+    return CallSignature(arguments=arguments, statics=(static,))
 
 
 def read_module(

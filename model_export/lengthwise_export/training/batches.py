@@ -19,6 +19,7 @@ from lengthwise.datasets.dataset import Record
 from lengthwise.runtime.answers import windows
 from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.training.record_checks import static_values_of
 
 NO_TARGET = -100  # of a padded step, and of one without a label: `cross_entropy`'s `ignore_index`
 POOL_BATCHES = 8  # batches cut from one group of sequences sorted by length: more saves padding, fewer is more random
@@ -32,6 +33,7 @@ class Example:
     # int64 `[]`, the index of the label; multi-label: 0.0 or 1.0, `[classes]`; per-step: `[length]`, with `NO_TARGET`
     # where a step has no label
     target: Tensor
+    static: Tensor | None = None  # `[count]` float32, the static values; None if the model takes none
 
     @property
     def missing(self) -> float:
@@ -46,6 +48,7 @@ class TrainingBatch:
     steps: Tensor  # `[rows, width, features]` or `[rows, width]`, zeros at padding
     lengths: Tensor  # `[rows]` int64
     targets: Tensor  # `[rows]`, `[rows, classes]`, or `[rows, width]` with `NO_TARGET` at padding
+    static: Tensor | None = None  # `[rows, count]`; None if the model takes none
 
 
 def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
@@ -56,13 +59,16 @@ def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     """
     examples, longest = [], spec.input.max_length
     for record in records:
+        static = static_values_of(record, spec)
+        beside = None if static is None else torch.from_numpy(static)
         steps, target = torch.from_numpy(record.steps), _target(record, spec)
         parts = [slice(longest)]
         if spec.input.long == "window":
             parts = [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
         elif spec.input.long == "tail":
             parts = [slice(-longest, None)]
-        examples += [Example(steps[part], target[part] if spec.output.task == "per-step" else target) for part in parts]
+        per_step = spec.output.task == "per-step"
+        examples += [Example(steps[part], target[part] if per_step else target, beside) for part in parts]
     return [example for example in examples if (example.target != NO_TARGET).any()]
 
 
@@ -135,4 +141,11 @@ def batches(examples: Sequence[Example], rows: int, *, seed: Sequence[int]) -> I
             pad_sequence(steps, batch_first=True),
             torch.from_numpy(lengths[indices]),
             pad_sequence(targets, batch_first=True, padding_value=NO_TARGET) if per_step else torch.stack(targets),
+            static_of([examples[index] for index in indices]),
         )
+
+
+def static_of(examples: Sequence[Example]) -> Tensor | None:
+    """The static values of examples, `[examples, count]`; None if they have none."""
+    static = [example.static for example in examples if example.static is not None]
+    return torch.stack(static) if static else None

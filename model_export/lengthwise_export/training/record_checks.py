@@ -57,7 +57,29 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
         return f"{len(steps)} steps, and input.max_length = {step_spec.max_length}; raise it, or set input.long"
     if record.label is None:
         return f"there is no label to train on: sequence {record.id!r} has none; give one, or leave the sequence out"
-    return label_mismatch(record, spec.output.task) or unknown_labels(record.label, spec.output.labels, "output.labels")
+    return (
+        _why_static_unfit(record, spec)
+        or label_mismatch(record, spec.output.task)
+        or unknown_labels(record.label, spec.output.labels, "output.labels")
+    )
+
+
+def _why_static_unfit(record: Record, spec: Spec) -> str | None:
+    """Why the static values of a record do not fit the spec, as a text for the user; None if they do."""
+    if spec.input.static_input is None:
+        return None
+    if record.static is None:
+        return "there are no static values, and the spec has some: name their columns with --static, or give `static`"
+    problems = Problems()
+    read(_as_sent(record.static), "static", spec.manifest(name="model", version=1), problems)
+    return next((problem.detail for problem in problems.found()), None)
+
+
+def static_values_of(record: Record, spec: Spec) -> NDArray[np.float32] | None:
+    """The static values of a record that fits, `[count]`; None if the spec has none."""
+    if spec.input.static_input is None:
+        return None
+    return read(_as_sent(record.static), "static", spec.manifest(name="model", version=1), Problems())
 
 
 def allow_open_missing(spec: Spec) -> Spec:

@@ -110,8 +110,12 @@ def answer_each(model: BuiltInModel, examples: Sequence[Example], *, rows: int =
     Leaves the model in evaluation mode.
     """
     model.eval()
+    static = static_of(examples)
     logits_of_each = answer_in_batches(
-        lambda steps, lengths: model(steps, lengths).logits, [example.steps for example in examples], rows
+        lambda *batch: model(*batch).logits,
+        [example.steps for example in examples],
+        rows,
+        None if static is None else [*static],
     )
     return [ScoredAnswer(logits, example) for logits, example in zip(logits_of_each, examples, strict=True)]
 

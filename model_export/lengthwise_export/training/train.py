@@ -105,7 +105,8 @@ class TrainingRun:
         self.training, self.validation = training, validation
         torch.manual_seed(options.seed)
         self.model = model = SequenceClassifier(spec)
-        model.fit([example.steps for example in training])
+        static = [example.static for example in training if example.static is not None]
+        model.fit([example.steps for example in training], static or None)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
@@ -130,7 +131,7 @@ class TrainingRun:
         for batch in batches(self.training, options.batch_rows, seed=(options.seed, number)):
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(options, number, rows / len(self.training))
-            logits = self.model(batch.steps, batch.lengths).logits
+            logits = self.model(batch.steps, batch.lengths, batch.static).logits
             loss = scores.loss(logits, batch.targets, task, self.weights, label_smoothing=smoothing)
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
