@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, ConfigurationError, VerificationError
-from lengthwise.padding import RowInput, Steps, pad
+from lengthwise.padding import RowInput, pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
@@ -154,12 +154,23 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
                 f"{record.source_line}: {unknown}: labels come from the spec, or from --labels in the order of the "
                 "outputs"
             )
-    reasons = [(record, why_refused(record.steps, manifest, IS_TRANSPOSED)) for record in labelled]
-    accepted = [record for record, reason in reasons if reason is None]
-    refused = [f"{record.source_line}: {reason}" for record, reason in reasons if reason is not None]
+    rows = [(record, row_of(record, manifest)) for record in labelled]
+    accepted = [record for record, row in rows if not isinstance(row, str)]
+    refused = [f"{record.source_line}: {row}" for record, row in rows if isinstance(row, str)]
     if labelled and not accepted:
         raise ConfigurationError(f"the model accepts none of the data's {len(refused)} sequences: {refused[0]}")
     return accepted, len(refused), refused[0] if refused else ""
+
+
+def row_of(record: Record, manifest: Manifest) -> RowInput | str:
+    """What a model takes for a record, with what stands beside its steps; a text with the reason if it refuses it."""
+    from lengthwise.datasets.arrays import with_more
+
+    if (reason := why_refused(record.steps, manifest.alone, IS_TRANSPOSED)) is not None:
+        return reason
+    item = make_item(record.steps, manifest, sent_steps=len(record.steps))
+    whole = with_more(item, record.static, record.inputs, manifest)
+    return whole if isinstance(whole, str) else whole.steps
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:
@@ -204,8 +215,9 @@ def _answers(session: Session, manifest: Manifest, records: Sequence[Record]) ->
     # The rows to run: (index of the record, first step of the window, its steps)
     rows: list[tuple[int, int, RowInput]] = []
     for index, record in enumerate(records):
-        item = make_item(record.steps, manifest, sent_steps=len(record.steps))
-        rows += [(index, start, part) for start, part in answers.windows(item.steps, manifest.max_length)]
+        row = row_of(record, manifest)
+        assert not isinstance(row, str)  # the records are accepted
+        rows += [(index, start, part) for start, part in answers.windows(row, manifest.max_length)]
     # Run them in batches of similar lengths
     rows.sort(key=lambda row: len(row[2]))
     # For each record, the answers of its windows by their start
@@ -278,7 +290,7 @@ class LabelChanges:
 
 
 def changed_labels(
-    original: Session, converted: Session, manifest: Manifest, sequences: Iterable[Steps]
+    original: Session, converted: Session, manifest: Manifest, sequences: Iterable[RowInput]
 ) -> LabelChanges:
     """Runs each sequence that the model accepts through both graphs, unbatched, and compares the answers.
 
@@ -303,7 +315,7 @@ def changed_labels(
     return LabelChanges(count, changed, largest)
 
 
-def _logits(session: Session, manifest: Manifest, steps: Steps) -> NDArray[np.float32]:
+def _logits(session: Session, manifest: Manifest, steps: RowInput) -> NDArray[np.float32]:
     """The logits of an unbatched sequence: `[classes]`, or of a per-step model `[length, classes]`."""
     batch = pad([steps], multiple=manifest.width_multiple)
     return answers.by_row(session.run(batch).logits, batch.lengths, manifest)[0]

@@ -311,7 +311,9 @@ def _read_data(
     # step or a sequence, is no role of a column: it is passed as an option
     trained_columns, padding = target.training.columns, options.padding or target.padding
     row = {key: word for key, word in trained_columns.items() if key == "row"}
-    reading = reading_of(row | options.columns, padding=padding, inputs=names or (), defaults=trained_columns)
+    static = () if target.steps.static is None else target.steps.static.names or ()
+    more = {"inputs": names or (), "static": static, "defaults": trained_columns}
+    reading = reading_of(row | options.columns, padding=padding, **more)
     reading = replace(
         reading,
         per_step=target.per_step,

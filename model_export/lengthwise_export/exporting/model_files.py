@@ -15,7 +15,6 @@ import orjson
 from onnx import ModelProto
 
 from lengthwise import files
-from lengthwise.decoding.calls import why_refused
 from lengthwise.errors import ModelError, VerificationError
 from lengthwise.padding import LENGTHS
 from lengthwise.repository import verifier
@@ -35,6 +34,7 @@ from lengthwise.runtime.opening import RUNTIME_VERSION
 from lengthwise.runtime.session import Session
 from lengthwise.verification import golden, promises
 from lengthwise.verification.random_sequences import draw, lengths_for
+from lengthwise_export.exporting.accuracy import row_of
 from lengthwise_export.exporting.verify import VerifiedGraph
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Recor
 
     The first of each label is preferred to others. One that would exceed `MOST_VALUES` is skipped.
     """
-    accepted = [record for record in records if record.has_label and why_refused(record.steps, manifest) is None]
+    accepted = [record for record in records if record.has_label and not isinstance(row_of(record, manifest), str)]
     first_of_label = {record.label: record for record in reversed(accepted)}
     # The first of each label, then the others; the sort is stable, so both groups keep their order
     accepted.sort(key=lambda record: first_of_label[record.label] is not record)
@@ -216,5 +216,9 @@ def select_examples(records: Sequence[Record], manifest: Manifest) -> list[Recor
 
 def as_lines(records: Sequence[Record]) -> bytes:
     """Recordings in the format JSON Lines, as `score` and `train` read them; a missing value is null."""
-    lines = ({"id": record.id, "label": record.label, "steps": record.steps} for record in records)
+    lines = (
+        {"id": record.id, "label": record.label, "steps": record.steps}
+        | ({} if record.static is None else {"static": record.static})
+        for record in records
+    )
     return b"".join(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE) for line in lines)

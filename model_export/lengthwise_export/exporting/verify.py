@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from lengthwise.errors import VerificationError
-from lengthwise.padding import PaddedBatch, Steps
+from lengthwise.padding import PaddedBatch, RowInput
 from lengthwise.repository import verifier
 from lengthwise.runtime.manifest import Manifest, Precision
 from lengthwise.runtime.onnx import onnx_graph
@@ -93,7 +93,8 @@ def verify(
     # Convert to the precision, and measure the accuracy of what is published
     if options.precision != "fp32":
         options.begin(f"converting to {options.precision}, and verifying that")
-        sequences = None if data is None else [record.steps for record in data]
+        rows = None if data is None else [accuracy.row_of(record, manifest) for record in data]
+        sequences = None if rows is None else [row for row in rows if not isinstance(row, str)]
         verified = at_precision(verified, options.precision, sequences, **settings)
         notices += verified.notices
     if data is not None:
@@ -278,7 +279,7 @@ def _logits(session: Session, batch: PaddedBatch) -> BatchLogits:
 
 
 def at_precision(
-    verified: VerifiedGraph, to: Precision, data: Iterable[Steps] | None, *, tolerance: float | None, seed: int
+    verified: VerifiedGraph, to: Precision, data: Iterable[RowInput] | None, *, tolerance: float | None, seed: int
 ) -> VerifiedGraph:
     """Converts a verified float32 graph to another precision, and verifies the result against it.
 

@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 
 from lengthwise.datasets.dataset import Record
 from lengthwise.errors import VerificationError
-from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.padding import PaddedBatch, RowInput, pad
 from lengthwise.runtime import answers
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Outputs, Session
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.errors import RunError
-from lengthwise_export.exporting.accuracy import accepted_records, expected_labels, hits_of, predicted_labels
+from lengthwise_export.exporting.accuracy import (
+    accepted_records,
+    expected_labels,
+    hits_of,
+    predicted_labels,
+    row_of,
+)
 
 BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
 
@@ -98,7 +104,7 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
     accepted, _, _ = accepted_records(records, manifest)
     if not accepted:
         return None
-    sequences = [record.steps for record in accepted]
+    sequences = [row for record in accepted if not isinstance(row := row_of(record, manifest), str)]
     expected = [expected_labels(record, manifest) for record in accepted]
     after = _labels(session.run, sequences, BATCH_ROWS, manifest, multiple=manifest.width_multiple)
     if after is None:
@@ -129,7 +135,7 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
 
 def _labels(
     run: Callable[[PaddedBatch], Outputs],
-    sequences: Sequence[Steps],
+    sequences: Sequence[RowInput],
     rows: int,
     manifest: Manifest,
     *,

@@ -28,6 +28,7 @@ from lengthwise.datasets.column_roles import ColumnNames, Roles
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
 from lengthwise.datasets.input_sequences import InputSequence, InputSequences, Layout, Padding
 from lengthwise.datasets.record_fields import without_ignored
+from lengthwise.datasets.tables import is_number
 from lengthwise.datasets.tails import without_padding
 from lengthwise.decoding.calls import TRANSPOSED
 from lengthwise.errors import ConfigurationError
@@ -483,6 +484,32 @@ def _complete_features(input_table: dict[str, Any], records: Sequence[Record], s
                 f"{source} says features = {input_table['features']}, the data has {len(names)}: {listed(names)}"
             )
         input_table["feature_names"] = list(names)
+
+
+def _complete_static(input_table: dict[str, Any], records: Sequence[Record], reasons: list[str]) -> None:
+    """Completes the table `[input]`: reads the static values off the first record that has some, if they are open.
+
+    By name, those that are no numbers are categories, of all values that the records have. A sentence is appended to
+    `reasons`.
+    """
+    static = next((record.static for record in records if record.static is not None), None)
+    if static is None or "static" in input_table or "static_names" in input_table:
+        return
+    if not isinstance(static, Mapping):
+        input_table["static"] = len(static)
+        return
+    input_table["static_names"] = list(static)
+    categories = {}
+    for name in static:
+        values = {
+            value for record in records if isinstance(record.static, Mapping) for value in [record.static.get(name)]
+        }
+        texts = sorted(value for value in values if isinstance(value, str) and not is_number(value))
+        if texts:
+            categories[name] = texts
+    if categories:
+        input_table.setdefault("static_categories", categories)
+    reasons.append(f"static values: {listed(list(static))}")
 
 
 def _why_one_class(labels: Sequence[str], label_column: str | None) -> str:

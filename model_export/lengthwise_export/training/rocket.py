@@ -84,6 +84,11 @@ def fit(
     with torch.no_grad():
         logits = {"training": model.head(values)}
     logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
+    if model.static_level:  # the same head without the static values, to see what they add
+        without = _fit_ridge(
+            values[:, : -model.static_level], targets, spec, options, model.sequence_level - model.static_level
+        )
+        logits["without_static"] = torch.from_numpy(without.left_out.astype(np.float32))
     answered = {name: [*map(ScoredAnswer, logits_of_split, examples)] for name, logits_of_split in logits.items()}
     return TrainingResult(
         model,
@@ -134,6 +139,21 @@ def _fit_head(
         model.head.weight.copy_(torch.from_numpy(fitted.weights.T / (scale or 1)))
         model.head.bias.copy_(torch.from_numpy(fitted.intercepts / (scale or 1)))
     return fitted, scale
+
+
+def _targets(labels: Tensor, spec: Spec) -> NDArray[np.float64]:
+    """The targets of examples, `[examples, labels]`, 1 at the labels that each has."""
+    is_multi = spec.output.task == "multi-label"
+    return (labels if is_multi else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
+
+
+def _fit_ridge(features: Tensor, labels: Tensor, spec: Spec, options: TrainingOptions, sequence_level: int) -> RidgeFit:
+    """The ridge regression of a head, to targets of +1 and -1; the last `sequence_level` features are of a sequence."""
+    targets = _targets(labels, spec)
+    # With class weights all classes count the same, whatever the number of their examples
+    importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
+    shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
+    return fit_ridge(features.numpy(), 2 * targets - 1, importance, sequence_level=sequence_level, shares=shares)
 
 
 def fits_in_memory(examples: int, kernels: int) -> bool:
