@@ -17,8 +17,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, pad
-from lengthwise_export.beside import completed, with_other_static
+from lengthwise.padding import LENGTHS, PaddedBatch, pad
+from lengthwise_export.beside import completed, names_beside, with_other_static
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import Baseline, relative_difference
 from lengthwise_export.checking.compared_runs import aligned
@@ -41,6 +41,8 @@ _ONCE_A_MODEL: Final = frozenset({"LW104", "LW106", "LW107", "LW504", "LW804"})
 _MAX_BETWEEN: Final = 10  # at most this many operations between a scale and what is rounded with it
 _OF_OTHER_ROWS: Final = frozenset({"neighbours", "order", "lengths"})
 """Changes that leave the padding as it is."""
+_OF_ORDERS: Final = frozenset({"order", "lengths", "batch", "block"})
+"""Changes that may move rows that a model sorts by length."""
 _SMALL: Final = 10  # a difference that is so many times smaller than another is none beside it
 _MIN_STEPS: Final = 3  # shorter sequences have no middle
 _PROBED: Final = 512  # so many of the lowest ids, and so many of the highest, are tried
@@ -104,6 +106,8 @@ class TrialRules:
             return rules()["LW804"].cause({"widths": ", ".join(map(str, widths))}, fix=leak.cause.fix)
         if trial_of_leak.nan_with:
             return None
+        if names_beside(self.subject.steps) and (cause := self._rule_of_beside(leak)) is not None:
+            return cause
         if self.padding_id is not None:
             return rules()["LW106"].cause({"id": self.padding_id}, fix=leak.cause.fix)
         if leak.cause.code in _MASKED and self._reads_padding_only(leak, trial_of_leak.base):
@@ -112,6 +116,50 @@ class TrialRules:
         if self._is_scale(leak, trial_of_leak.base):
             return rules()["LW504"].cause()
         return self._rule_of_unused(leak)
+
+    def _rule_of_beside(self, leak: Leak) -> Cause | None:
+        """The cause of a leak that comes from what stands beside the sequence; None if it does not."""
+        changes = {failed.trial.change for failed in self.failed}
+        if "order" in changes and changes <= _OF_ORDERS:
+            return rules()["LW307"].cause()
+        steps = self.subject.steps
+        base = completed(self.baseline.batch, steps)
+        shorter = replace(base, lengths=np.maximum(base.lengths - 1, 1))
+        for sequence in steps.sequences[1:] if self.subject.names.fix is None else ():
+            lengths = LENGTHS.format(sequence.name)
+            own_shorter = replace(base, beside={**base.beside, lengths: np.maximum(base.beside[lengths] - 1, 1)})
+            is_unused = np.array_equal(self.baseline.answer.logits, self.subject.answer(own_shorter).logits)
+            if is_unused and self._moves(leak, base, shorter):
+                words = {"lengths": lengths, "sequence": sequence.name}
+                return rules()["LW110"].cause(words)
+        if leak.cause.code != "LW201" or steps.static is None:
+            return None
+        is_in_padding = self._has_other_padding(leak, base, with_other_static(base, steps))
+        return rules()["LW211"].cause(fix=leak.cause.fix) if is_in_padding else None
+
+    def _moves(self, leak: Leak, base: PaddedBatch, other: PaddedBatch) -> bool:
+        """Whether the output of a leak's operator differs between the runs of two batches of one size."""
+        before, after = (self.subject.record(batch).operations for batch in (base, other))
+        return any(
+            not np.array_equal(value, value_after, equal_nan=value.dtype.kind == "f")
+            for operation, same in aligned(before, after)
+            if operation.identity == (leak.operator, leak.kind, leak.location)
+            for (_, value), (_, value_after) in zip(operation.outputs, same.outputs, strict=False)
+        )
+
+    def _has_other_padding(self, leak: Leak, base: PaddedBatch, other: PaddedBatch) -> bool:
+        """Whether what a leak's operator reads differs at padding between the runs of two batches of one size."""
+        before, after = (self.subject.record(batch).operations for batch in (base, other))
+        pairs, identity = aligned(before, after), (leak.operator, leak.kind, leak.location)
+        read = frozenset().union(*(operation.input_keys for operation in before if operation.identity == identity))
+        batch = trials.geometry(base, self.subject.layout)
+        padding = [
+            (axes.values_at_padding(value, batch), axes.values_at_padding(value_after, batch))
+            for operation, same in pairs
+            if operation.output_keys & read
+            for (_, value), (_, value_after) in zip(operation.outputs, same.outputs, strict=False)
+        ]
+        return any(one is not None and two is not None and not np.array_equal(one, two) for one, two in padding)
 
     def _needs_equal_lengths(self) -> bool:
         """Whether answers change only if all rows of a batch have one length, and several ordinary rows show it."""
