@@ -138,7 +138,7 @@ def _static_values(first: Steps, static: StaticInput) -> NDArray[np.float32]:
     for name, categories in static.categories.items():
         column = static.value_names.index(name)
         values[:, column] = (_ids(first) + column) % len(categories)
-    return values.astype(np.float32)
+    return np.asarray(values, dtype=np.float32)
 
 
 def _further_sequence(batch: PaddedBatch, sequence: SequenceInput, number: int) -> dict[str, NDArray[Any]]:
@@ -163,7 +163,8 @@ def _further_sequence(batch: PaddedBatch, sequence: SequenceInput, number: int) 
 
 def _numbers(steps: Steps) -> NDArray[np.float32]:
     """The values of steps `[..., features]`; of token ids `[..., 1]` numbers around 0."""
-    return steps if steps.dtype != np.int64 else ((steps[..., None] * 7 % 17 - 8) / 8).astype(np.float32)
+    numbers = (steps[..., None] * 7 % 17 - 8) / 8 if steps.dtype == np.int64 else steps
+    return np.asarray(numbers, dtype=np.float32)
 
 
 def _ids(steps: Steps) -> NDArray[np.int64]:
@@ -171,6 +172,5 @@ def _ids(steps: Steps) -> NDArray[np.int64]:
 
     So it stays the same if the values are rounded otherwise.
     """
-    if steps.dtype == np.int64:
-        return steps * 3
-    return (steps > 0) @ (1 << np.arange(steps.shape[-1]) % 8)
+    ids = steps * 3 if steps.dtype == np.int64 else (steps > 0) @ (1 << np.arange(steps.shape[-1]) % 8)
+    return np.asarray(ids, dtype=np.int64)

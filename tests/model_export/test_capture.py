@@ -21,7 +21,8 @@ from lengthwise_export.options import TargetOptions
 from lengthwise_export.steady_bits.rewriting import largest_difference, with_steady_bits
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing import graph
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, without_fast_path
+from lengthwise_export.tracing.outputs import output_selector
 from tests.gallery.index import TORCH_SOUND, Exhibit
 from tests.support.long import long_but
 from tests.support.operator_forms import same_bits, sequences

@@ -17,7 +17,8 @@ from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import ExportError
 from lengthwise_export.targets import target
-from lengthwise_export.tracing.call_signature import CallSignature, Second, output_selector
+from lengthwise_export.tracing.call_signature import CallSignature, Second
+from lengthwise_export.tracing.outputs import output_selector
 from tests.gallery.index import TORCH_LEAKING
 from tests.gallery.torch_models import network
 from tests.support.users_models import Unpadded

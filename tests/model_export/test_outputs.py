@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lengthwise_export.errors import ExportError
-from lengthwise_export.tracing.call_signature import output_selector
+from lengthwise_export.tracing.outputs import output_selector
 
 LOGITS, ATTENTION, STATE = torch.ones(3, 2), torch.ones(3, 7), torch.ones(1, 3, 4)
 

@@ -9,8 +9,9 @@ from torch import nn
 from lengthwise.padding import pad
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.checking.trace_torch import TorchSubject
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, without_fast_path
 from lengthwise_export.tracing.capture import capture
+from lengthwise_export.tracing.outputs import output_selector
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 
 PATCHED = ("len", "int", "range")

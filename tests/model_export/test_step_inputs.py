@@ -13,7 +13,8 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.step_inputs import read_steps
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector, read_signature
+from lengthwise_export.tracing.call_signature import CallSignature, read_signature
+from lengthwise_export.tracing.outputs import output_selector
 from tests.gallery.torch_models import Factory, network
 
 

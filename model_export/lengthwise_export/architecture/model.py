@@ -49,11 +49,11 @@ class SequenceClassifier(nn.Module):
         spec = spec.concrete()
         step, model = spec.input, spec.model
         # The first layer: values are normalised, tokens are embedded
-        self.first: Normalize | layers.TokenEmbedding
-        if step.vocabulary is None:
-            self.first = Normalize(step.features or 0, step.missing, step.normalize)
-        else:
-            self.first = layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
+        self.first: Normalize | layers.TokenEmbedding = (
+            Normalize(step.features or 0, step.missing, step.normalize)
+            if step.vocabulary is None
+            else layers.TokenEmbedding(step.vocabulary, model.hidden, step.padding_id)
+        )
         # Convolutions. Block n takes `features[n]` features and gives `features[n + 1]`. A residual connection of 1
         # adds the input of its own block, one of 2 that of the block before
         features = [self.first.out_features, *(conv.channels for conv in model.conv)]
@@ -81,16 +81,15 @@ class SequenceClassifier(nn.Module):
         )
         self.more_attention = nn.ModuleList(further_attention)
         # Pooling and head; a per-step model has no pooling
-        self.pooling: Pooling | None = None
+        self.pooling = Pooling(model) if spec.output.task != "per-step" else None
         self.sequence_features: SequenceFeatures | None = None
-        if spec.output.task != "per-step":
-            self.pooling = Pooling(model)
+        if self.pooling is not None:
             width = self.pooling.out_features
             if model.sequence_features:
                 self.sequence_features = SequenceFeatures(model.sequence_features, step.features or 0)
                 width += self.sequence_features.out_features
-        self.static_values = None if step.static_input is None else StaticValues(step.static_input)
-        width += 0 if self.static_values is None else self.static_values.out_features
+        self.static_values = StaticValues(step.static_input) if step.static_input else None
+        width += self.static_values.out_features if self.static_values else 0
         self.dropout = nn.Dropout(model.dropout)
         self.head = nn.Linear(width, len(spec.output.labels))
 

@@ -37,15 +37,9 @@ from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import Array, StepLayout
-from lengthwise_export.tracing.call_signature import (
-    CallSignature,
-    OutputSelector,
-    Role,
-    in_evaluation,
-    outputs_by_name,
-    without_fast_path,
-)
+from lengthwise_export.tracing.call_signature import CallSignature, Role, in_evaluation, without_fast_path
 from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.outputs import OutputSelector, outputs_by_name
 from lengthwise_export.tracing.process_wide import PROCESS_WIDE
 from lengthwise_export.tracing.source_lines import CodeLocation, current_location, error_text, location_of
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lengthwise.errors import ConfigurationError, LengthwiseError
 from lengthwise.runtime.feature_names import listed
@@ -312,7 +312,7 @@ def _read_data(
     trained_columns, padding = target.training.columns, options.padding or target.padding
     row = {key: word for key, word in trained_columns.items() if key == "row"}
     static = () if target.steps.static is None else target.steps.static.names or ()
-    more = {"inputs": names or (), "static": static, "defaults": trained_columns}
+    more: dict[str, Any] = {"inputs": names or (), "static": static, "defaults": trained_columns}
     reading = reading_of(row | options.columns, padding=padding, **more)
     reading = replace(
         reading,

@@ -51,8 +51,9 @@ from lengthwise_export.targets.target import (
     labels_of,
     require_applicable,
 )
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector
+from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.outputs import output_selector
 
 _SECOND: Final[tuple[Literal["lengths", "none"], ...]] = ("lengths", "none")
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps

@@ -115,13 +115,12 @@ def _refuse_statics(text: str, subjects: Sequence[TorchSubject]) -> None:
     """Raises the error for a module that runs with none of the forms of its static arguments that were tried.
 
     Raises:
-        UncheckableError: It runs with none, however it is called.
+        UncheckableError: Always.
     """
     error, names = _first_error(subjects), ", ".join(static.name for static in subjects[0].signature.statics)
-    _explain_by_other_calls(text, subjects, error)
     raise UncheckableError(
-        f"{text} runs with nothing that was tried as {names}, taken for static values ({error}): pass --features N, or "
-        f"--static-names with a name for each value; {BESIDE_HINT}"
+        f"{text} runs with nothing that was tried as {names}, taken for static values ({error}): pass --features N, "
+        f"--static-names with a name for each value, or --channels-first or --time-first; {BESIDE_HINT}"
     )
 
 
@@ -309,10 +308,10 @@ def _vocabularies(unread: TorchSubject) -> dict[str, int]:
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
         """A hook before a table runs: notes its size if it gets the steps, transposed or of one row too."""
-        indices = arguments[0] if arguments else None
-        for name, expected in indices_of.items() if isinstance(indices, Tensor) else ():
-            if any(torch.equal(indices, form) for form in (expected, expected.mT, expected[0])):
-                sizes.setdefault(name, set()).add(table.num_embeddings)
+        for indices in (one for one in arguments[:1] if isinstance(one, Tensor)):
+            for name, expected in indices_of.items():
+                if any(torch.equal(indices, form) for form in (expected, expected.mT, expected[0])):
+                    sizes.setdefault(name, set()).add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
         for part in tables:

@@ -31,15 +31,10 @@ from lengthwise_export.targets import fitted
 from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
 from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
 from lengthwise_export.tracing.beside_arguments import StaticArgument
-from lengthwise_export.tracing.call_signature import (
-    CallSignature,
-    in_evaluation,
-    output_selector,
-    read_packed_signature,
-    read_signature,
-)
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, read_packed_signature, read_signature
 from lengthwise_export.tracing.imports import late_modules
 from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.outputs import output_selector
 from lengthwise_export.tracing.source_lines import is_users, location_of
 
 _MODULE_NAME: Final = re.compile(r"[\w-]+(\.[\w-]+)*")

@@ -1,4 +1,4 @@
-"""How a user's module is called: its arguments, the order of the axes of its steps, and which results are outputs.
+"""How a user's module is called: its arguments, and the order of the axes of its steps.
 
 A *role* says what an argument of `forward` is for, such as `steps` or `mask`. `read_signature` finds the roles by the
 names of the parameters and by the option `--second`. *Second* is what a module takes besides the steps:
@@ -16,8 +16,7 @@ import contextlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from inspect import Parameter
 from typing import Any, Final, Literal, NamedTuple
 
@@ -28,10 +27,10 @@ from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS, PaddedBatch
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.beside import STATIC, completed
-from lengthwise_export.errors import ExportError, UncheckableError
+from lengthwise_export.errors import UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
 from lengthwise_export.masks import step_mask
-from lengthwise_export.options import BESIDE_HINT, DECODED_HINT, ONE_VALUE_HINT, Second
+from lengthwise_export.options import BESIDE_HINT, Second
 from lengthwise_export.tracing.beside_arguments import (
     BesideParameters,
     StaticArgument,
@@ -167,7 +166,7 @@ class CallSignature:
             of_sequence = self._of_sequence(beside[name], own_lengths, None)
             arguments |= {f"{name} {role}": argument for role, argument in of_sequence.items()}
         if STATIC in beside:
-            columns = beside[STATIC].split([static.count for static in self.statics], dim=1)
+            columns = torch.split(beside[STATIC], [static.count for static in self.statics], dim=1)
             arguments |= {static.role: static.of(values) for static, values in zip(self.statics, columns, strict=True)}
         return arguments
 
@@ -392,11 +391,7 @@ def _read_arguments(
         return CallSignature(second)
     if steps is None or not others:
         raise UncheckableError(
-            f"{header} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
-            "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
-            "(check: --suggest)"
-            + ("; if it takes one through *args, say which with --second" if variadic else "")
-            + (f"; if it only holds the model{part_instead(module)}" if steps is None and [*module.children()] else "")
+            _why_without_ends(module, header, is_variadic=bool(variadic), has_steps=steps is not None)
         )
     # 3. Lengths, a mask or both
     by_role = _by_option(others, second, header) if second is not None else _by_name(others, header)
@@ -407,6 +402,18 @@ def _read_arguments(
     roles: dict[str, Role] = second_roles | {steps.name: "steps"} | position_roles
     read_second = next(option for option, roles_of_option in _ROLES.items() if set(roles_of_option) == set(by_role))
     return _signature(parameters, roles, read_second, beside)
+
+
+def _why_without_ends(module: nn.Module, header: str, *, is_variadic: bool, has_steps: bool) -> str:
+    """The message for a module that takes neither lengths nor a mask; `header` begins it."""
+    parts = "" if has_steps or not [*module.children()] else part_instead(module)
+    return (
+        f"{header} takes neither lengths nor a mask, so it cannot know where a sequence ends: add `lengths` "
+        "([rows], int64) or `mask` ([rows, width], true at valid steps) as a second argument, or pass --mend "
+        "(check: --suggest)"
+        + ("; if it takes one through *args, say which with --second" if is_variadic else "")
+        + (f"; if it only holds the model{parts}" if parts else "")
+    )
 
 
 def _signature(
@@ -633,85 +640,3 @@ def _arguments_in_order(
         is_positional = is_positional and parameter.kind is not parameter.KEYWORD_ONLY and parameter.name in roles
         if parameter.name in roles:
             yield roles[parameter.name], None if is_positional else parameter.name
-
-
-OutputSelector = Callable[[Any], dict[str, Tensor]]
-"""A function that takes what a module returns, and returns the outputs of the graph by name, `logits` first."""
-
-
-def output_selector(output: str | int | None) -> OutputSelector:
-    """The function that selects the output of `--output NAME|INDEX` from what a module returns.
-
-    None selects `logits`, or, without an output of that name, the first float32 output of rank 2 or 3.
-    """
-    return partial(_select_output, output=None if output is None else str(output))
-
-
-def _select_output(answer: Any, *, output: str | None) -> dict[str, Tensor]:
-    """Selects the output as `logits`, and the output `attention [rows, width]` if the module returns one.
-
-    `output` is the name of the output, or its index as text. None is for `logits`, or, without an output of that name,
-    for the first float32 output of rank 2 or 3. Logits are `[rows, classes]` or `[rows, width, classes]`, in the order
-    of axes that the module uses.
-
-    Raises:
-        ExportError: There is no such output, or it has another shape.
-    """
-    by_name = outputs_by_name(answer)
-    if output is None:
-        logits_names = (name for name, value in by_name.items() if _can_be_logits(value))
-        output = "logits" if "logits" in by_name else next(logits_names, None)
-    elif output not in by_name:
-        raise ExportError("outputs", f"the module returns no {output!r}, but {_types(by_name)}; name one with --output")
-    # Refuse an answer in which no output, or not the one that the user names, can be logits
-    outputs = by_name if output is None else {output: by_name[output]}
-    if output is None or not _can_be_logits(by_name[output]):
-        tensors = [value for value in outputs.values() if isinstance(value, Tensor)]
-        has_one_value = any(tensor.dim() == 1 and tensor.is_floating_point() for tensor in tensors)
-        refusal = (
-            f"none of {_types(outputs)} is" if output is None else f"{_types(outputs)} cannot be the output: it must be"
-        )
-        has_scores = any(tensor.is_floating_point() for tensor in tensors)
-        hint = f"; {ONE_VALUE_HINT}" if has_one_value else "" if has_scores else f"; {DECODED_HINT}"
-        raise ExportError("outputs", f"{refusal} float32 [rows, classes] or [rows, width, classes]{hint}")
-    logits = by_name[output]
-    attention = by_name.get("attention")
-    if output == "attention" or not isinstance(attention, Tensor) or attention.dim() != 2:
-        return {"logits": logits}
-    return {"logits": logits, "attention": attention}
-
-
-def outputs_by_name(answer: Any) -> dict[str, Any]:
-    """The outputs in a module's answer by name; without names, by index as text: `{"0": tensor}`.
-
-    Raises:
-        ExportError: The answer is neither a tensor nor a tuple, a list, a mapping or a dataclass.
-    """
-    if isinstance(answer, Tensor):
-        return {"0": answer}
-    if isinstance(answer, Mapping):
-        return {str(name): value for name, value in answer.items()}
-    if isinstance(answer, tuple) and hasattr(answer, "_asdict"):
-        return dict(answer._asdict())
-    if isinstance(answer, tuple | list):
-        return {str(index): value for index, value in enumerate(answer)}
-    if is_dataclass(answer) and not isinstance(answer, type):
-        return {field.name: getattr(answer, field.name) for field in fields(answer)}
-    raise ExportError("outputs", f"the module returns a {type(answer).__name__}: return a tensor, or a tuple or dict")
-
-
-def _can_be_logits(output: Any) -> bool:
-    return isinstance(output, Tensor) and output.dtype == torch.float32 and output.dim() in (2, 3)
-
-
-def _types(outputs: Mapping[str, Any]) -> str:
-    """The outputs as a text for an error, such as `0 (float32, rank 2), loss (a float)`, or `0 to 6 (a list)`."""
-    names_by_type: dict[str, list[str]] = {}
-    for name, value in outputs.items():
-        is_tensor = isinstance(value, Tensor)
-        kind = f"{value.dtype}, rank {value.dim()}".removeprefix("torch.") if is_tensor else f"a {type(value).__name__}"
-        names_by_type.setdefault(kind, []).append(name)
-    return ", ".join(
-        f"{' and '.join(names) if len(names) < 3 else f'{names[0]} to {names[-1]}'} ({kind})"
-        for kind, names in names_by_type.items()
-    )

@@ -34,9 +34,10 @@ from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.beside import STATIC, completed
 from lengthwise_export.errors import ExportError, TraceError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, in_evaluation, without_fast_path
+from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import A_LIST, Branches, BranchRecorder, ListItem, OpenSizes, open_numbers
 from lengthwise_export.tracing.module_state import ModuleState
+from lengthwise_export.tracing.outputs import OutputSelector
 from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.recurrent_op import LayerWeights, recurrent, weights_of
 from lengthwise_export.tracing.source_lines import (
@@ -171,11 +172,10 @@ def _exported(call: _Call, width: int, lines: Lines) -> tuple[ExportedProgram, l
     """
     sequences, lengths = call.batch([width] * 3)
     trace = _Trace(lines, call.constant_branches(width))
-    traced = in_evaluation(_Traced(call, trace))
     inputs = {"sequences": sequences, "lengths": lengths.int(), **call.beside(sequences, lengths)}
     if call.signature.second == "none":
         del inputs["lengths"]
-    traced.inputs = list(inputs)
+    traced = in_evaluation(_Traced(call, trace, list(inputs)))
     # The rows of all are dynamic, and the widths of sequences
     dynamic_axes = {name: 1 if values.dim() == 1 or name == STATIC else 2 for name, values in inputs.items()}
     dynamic_shapes = [dict.fromkeys(range(count), Dim.DYNAMIC) for count in dynamic_axes.values()]
@@ -294,17 +294,17 @@ class _Traced(nn.Module):
     The weights of recurrent layers are its buffers, in ONNX's layout, so that they become initializers of the graph.
     """
 
-    inputs: Sequence[str]  # the names of the inputs; the first two are `sequences` and `lengths`
-
-    def __init__(self, call: _Call, trace: _Trace) -> None:
+    def __init__(self, call: _Call, trace: _Trace, inputs: Sequence[str]) -> None:
         """Makes the buffers, and puts them into `trace.weights`, where the recurrent operators of the trace find them.
 
         Args:
             call: The user's module and how it is called.
             trace: The state of the trace, which begins.
+            inputs: The names of the inputs; the first are `sequences` and, unless the call has none, `lengths`.
         """
         super().__init__()
         self.model = call.model
+        self._inputs = inputs
         self._call = call
         self._trace = trace
         for path, submodule in call.model.named_modules():
@@ -318,7 +318,7 @@ class _Traced(nn.Module):
         The further `inputs` are int32 lengths `[rows]`, unless the module is called with the steps alone, and what
         stands beside them. The names of the outputs are stored in the trace.
         """
-        beside = dict(zip(self.inputs, inputs, strict=True))
+        beside = dict(zip(self._inputs, inputs, strict=True))
         sequences, lengths = beside.pop("sequences"), beside.pop("lengths", None)
         for tensor in inputs[1:]:
             torch._check(tensor.shape[0] == sequences.shape[0])  # type: ignore[no-untyped-call]  # torch's own

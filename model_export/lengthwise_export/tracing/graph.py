@@ -38,8 +38,9 @@ from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH, OF_ONNX
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_op, translations
-from lengthwise_export.tracing.call_signature import CallSignature, OutputSelector, output_selector
+from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.capture import capture, quiet
+from lengthwise_export.tracing.outputs import OutputSelector, output_selector
 from lengthwise_export.tracing.process_wide import replaced
 from lengthwise_export.tracing.source_lines import is_translation_of, location_in, location_of_node
 

@@ -261,12 +261,18 @@ def _records_of(
     if len(labels_read) != len(arrays):
         raise ConfigurationError(f"{len(arrays)} sequences and {len(labels_read)} labels: each sequence needs one")
     records = [
-        Record(str(index) if entry.id is None else entry.id, steps, label, f"sequence {index}", names or entry.names)
+        _record(index, entry, steps, label, names)
         for index, (entry, steps, label) in enumerate(zip(sequences_read, arrays, labels_read, strict=True))
     ]
     records = input_sequences.require_valid(without_padding(record, padding) for record in records)
     are_whole = all(entry.steps.ndim == 1 and entry.steps.dtype.kind in "iu" for entry in sequences_read)
     return records, roles, is_values and are_whole
+
+
+def _record(index: int, entry: InputSequence, steps: Steps, label: Label, names: tuple[str, ...] | None) -> Record:
+    """The record of the sequence at an index; `names` are those of its features, None for its own."""
+    name = str(index) if entry.id is None else entry.id
+    return Record(name, steps, label, f"sequence {index}", names or entry.names, entry.static)
 
 
 def _require_features(steps: Steps, features: int | None, first: Steps) -> None:

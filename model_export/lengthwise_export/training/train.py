@@ -262,11 +262,20 @@ def train(
         {name: scores.evaluate(run.model, split, spec) for name, split in splits.items() if split},
         scale,
         seconds=time.monotonic() - began,
-        details={"best_epoch": run.progress.best + 1, "epochs": [asdict(epoch) for epoch in run.progress.epochs]},
+        details=_details(run, held_out or training),
         progress=run.progress,
     )
     write(directory, spec, result, seed=options.seed, columns=columns or {})
     return result
+
+
+def _details(run: TrainingRun, examples: Sequence[Example]) -> dict[str, Any]:
+    """Further entries of the report of a run; `examples` show what static values add."""
+    progress = run.progress
+    details: dict[str, Any] = {"best_epoch": progress.best + 1, "epochs": [asdict(epoch) for epoch in progress.epochs]}
+    if (shuffled := with_other_static(examples, run.options.seed)) is not None:
+        details["accuracy_without_static"] = scores.evaluate(run.model, shuffled, run.spec).accuracy
+    return details
 
 
 def _split_examples(
