@@ -43,7 +43,8 @@ from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler, base_sequences, choose_batch_sizes, lone_trials, trials
 from lengthwise_export.errors import RunError
 from lengthwise_export.masks import step_mask
-from lengthwise_export.tracing.call_signature import CallSignature, output_selector
+from lengthwise_export.tracing.call_signature import CallSignature
+from lengthwise_export.tracing.outputs import output_selector
 
 LAYERS = Path(__file__).with_name("layers.toml")
 LONGEST = 40

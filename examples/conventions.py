@@ -161,3 +161,46 @@ class StepsAlone(nn.Module):
 def steps_alone() -> nn.Module:
     """It leaks unless it is mended; `--channels-first` gives it its order of axes."""
     return StepsAlone()
+
+
+class WithStatic(nn.Module):
+    """A classifier that gets values of the whole sequence beside its steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encode, self.head = nn.Linear(FEATURES, HIDDEN), nn.Linear(HIDDEN + 3, CLASSES)
+
+    def forward(self, x: Tensor, lengths: Tensor, static: Tensor) -> Tensor:
+        """`[rows, classes]` of `x [rows, width, features]` and `static [rows, 3]`."""
+        return self.head(torch.cat([mean_of(self.encode(x), lengths), static], dim=1))
+
+
+def with_static() -> nn.Module:
+    """`static` is recognised by its name, the number of its values by trial."""
+    return WithStatic()
+
+
+class Pair(nn.Module):
+    """A classifier of two texts of different lengths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embeddings, self.head = nn.Embedding(VOCABULARY, HIDDEN), nn.Linear(2 * HIDDEN, CLASSES)
+
+    def forward(self, title: Tensor, title_lengths: Tensor, body: Tensor, body_lengths: Tensor) -> Tensor:
+        """`[rows, classes]` of token ids `[rows, width]`, each sequence with a width of its own."""
+        texts = (mean_of(self.embeddings(title), title_lengths), mean_of(self.embeddings(body), body_lengths))
+        return self.head(torch.cat(texts, dim=1))
+
+
+def pair() -> nn.Module:
+    """The sequences are recognised by the names of their lengths."""
+    return Pair()
+
+
+def mean_of(steps: Tensor, lengths: Tensor) -> Tensor:
+    """The mean over the valid steps, `[rows, features]`."""
+    valid = torch.arange(steps.size(1), device=steps.device) < lengths[:, None]
+    return steps.masked_fill(~valid.unsqueeze(2), 0.0).sum(1) / lengths[:, None]
