@@ -1,6 +1,6 @@
 """Models with static values or further sequences beside the first: read, checked, exported, equal to the original."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -230,14 +230,19 @@ LEAKING: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", SOUND)
+def by_day(names: Iterable[str], *chosen: str) -> list[Any]:
+    """The names as parameters; all but those chosen are tried by the long tests."""
+    return [pytest.param(name, marks=() if name in chosen else pytest.mark.long) for name in names]
+
+
+@pytest.mark.parametrize("name", by_day(SOUND, "static", "texts"))
 def test_a_sound_model_is_sound(name: str) -> None:
     module, options = SOUND[name]
     report = check(module(), max_length=24, **options)
     assert (report.verdict, report.notes) == ("sound", ())
 
 
-@pytest.mark.parametrize("name", LEAKING)
+@pytest.mark.parametrize("name", by_day(LEAKING, "broadcast", "lengths of the first"))
 def test_a_leak_is_found_at_its_line(name: str) -> None:
     module, code, line = LEAKING[name]
     report = check(module(), max_length=24, features=4 if name == "broadcast" else None)
@@ -268,20 +273,28 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Publi
     return export_once
 
 
-@pytest.mark.parametrize("name", ["columns", "pair"])
+@pytest.mark.parametrize("name", by_day(SOUND, "columns", "pair"))
 def test_an_export_answers_as_the_original_alone(published: Callable[[str], PublishedModel], name: str) -> None:
     model = published(name)
     assert max(case.difference for case in model.cases if case.varied == "reference") < 2e-6
     (promise,) = model.manifest.promises
     assert promise.bits
-    assert Session.load(model.directory, model.manifest).run(pad_of(model)).logits.shape == (2, 3)
 
 
-def pad_of(model: PublishedModel) -> PaddedBatch:
-    """A batch of two rows for a published model."""
-    random = np.random.default_rng(0)
-    rows = [random.standard_normal((length, 4)).astype(np.float32) for length in (3, 6)]
-    return completed(pad(rows), model.manifest.input)
+def test_a_published_model_answers_each_row_with_its_own_values(published: Callable[[str], PublishedModel]) -> None:
+    model = published("columns")
+    session, random = Session.load(model.directory, model.manifest), np.random.default_rng(0)
+    rows = [random.standard_normal((length, 4)).astype(np.float32) for length in (3, 8)]
+    batch = completed(pad(rows), model.manifest.input)
+    logits = session.run(batch).logits
+    module = WithColumns().eval()
+    for row, steps in enumerate(rows):
+        age, kind, weight = torch.tensor(batch.beside["static"][row])
+        with torch.no_grad():
+            expected = module(
+                age[None], torch.tensor(steps)[None], torch.tensor([len(steps)]), kind[None].long(), weight[None]
+            )
+        assert np.abs(logits[row] - expected[0].numpy()).max() < 2e-6
 
 
 def test_the_manifest_says_what_stands_beside(published: Callable[[str], PublishedModel]) -> None:

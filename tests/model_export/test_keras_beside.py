@@ -93,7 +93,9 @@ def test_each_input_with_steps_is_a_sequence() -> None:
     assert [one.vocabulary for one in read(texts).steps.sequences] == [20, 40]
 
 
-@pytest.mark.parametrize("make", [with_static, with_codes, pair, texts])
+@pytest.mark.parametrize(
+    "make", [with_codes, *(pytest.param(one, marks=pytest.mark.long) for one in (with_static, pair, texts))]
+)
 def test_a_model_with_masks_is_sound(make: Callable[[], Any]) -> None:
     keras.utils.set_random_seed(0)
     assert check(make(), max_length=24).verdict == "sound"
@@ -109,6 +111,7 @@ def test_a_layer_that_reads_padding_is_named(make: Callable[[], Any], operator: 
     assert operator in report.leaks[0].operator
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [with_codes, pair])
 def test_an_export_answers_as_keras_does(make: Callable[[], Any], tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)

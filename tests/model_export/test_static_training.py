@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -22,7 +23,7 @@ TABLES: dict[str, Any] = {
 }
 
 
-def table(rows: int = 40) -> dict[str, list[Any]]:
+def table(rows: int = 40) -> pd.DataFrame:
     """A table with a row for each step; the label is whether the age is above 50, whatever the steps are."""
     random = np.random.default_rng(0)
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "t", "a", "sex", "age", "label")}
@@ -32,7 +33,7 @@ def table(rows: int = 40) -> dict[str, list[Any]]:
             cells = (row, step, float(random.standard_normal()), sex, age, "old" if age > 50 else "young")
             for column, cell in zip(columns.values(), cells, strict=True):
                 column.append(cell)
-    return columns
+    return pd.DataFrame(columns)
 
 
 def test_numbers_are_normalised_and_a_category_is_one_number_a_value() -> None:
@@ -114,7 +115,5 @@ def test_a_sequence_without_its_static_values_is_refused() -> None:
 
 
 def test_columns_of_the_spec_that_are_not_there_are_named() -> None:
-    columns = table(4)
-    del columns["sex"]
     with pytest.raises(ConfigurationError, match="sex"):
-        train(TABLES, columns, progress=None)
+        train(TABLES, table(4).drop(columns="sex"), progress=None)

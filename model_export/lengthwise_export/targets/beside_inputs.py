@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthwise.padding import pad
+from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
 from lengthwise_export.beside import STATIC, completed, static_input
 from lengthwise_export.checking.limits import runs
@@ -26,7 +26,7 @@ from lengthwise_export.errors import RunError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument
 
-TABLES: Final = (nn.Embedding, nn.EmbeddingBag)
+_Key = TypeVar("_Key")
 
 _WIDTHS: Final = (8, 64, 515)  # to try; some models need many samples
 _MOST_COUNTS: Final = 64  # an argument of up to so many static values is tried
@@ -145,20 +145,40 @@ def _table_sizes(subject: TorchSubject, count: int) -> list[int | None]:
     width = _WIDTHS[1]
     batch = completed(pad([sampler.sequence(width) for _ in range(_ROWS)], width=width), subject.steps)
     batch = replace(batch, beside={**batch.beside, STATIC: bits.astype(np.float32)})
-    sizes: list[int | None] = [None] * count
+
+    def has_column(indices: Tensor, column: Tensor) -> bool:
+        """Whether the indices that a table gets are a static value, or have it as a column."""
+        return indices.numel() % _ROWS == 0 and any(torch.equal(one, column) for one in indices.reshape(_ROWS, -1).T)
+
+    sizes = looked_up(subject, batch, dict(enumerate(torch.tensor(bits).T)), has_column)
+    return [min(sizes[index]) if index in sizes else None for index in range(count)]
+
+
+def looked_up(
+    subject: TorchSubject, batch: PaddedBatch, values: Mapping[_Key, Tensor], is_found: Callable[[Tensor, Tensor], bool]
+) -> dict[_Key, set[int]]:
+    """The sizes of the embedding tables that get certain values as indices, in the run of a batch.
+
+    Args:
+        subject: The module.
+        batch: The batch.
+        values: What may be looked up, by any key.
+        is_found: Whether the indices that a table gets are those values.
+
+    Returns:
+        The sizes of the tables by the keys; those of which no table gets the values are left out.
+    """
+    sizes: dict[_Key, set[int]] = {}
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
-        """A hook before a table runs: notes its size for each static value that it gets."""
-        if not arguments or not isinstance(arguments[0], Tensor):
-            return
-        for column in arguments[0].reshape(_ROWS, -1).T if arguments[0].numel() % _ROWS == 0 else ():
-            for index in range(count):
-                if np.array_equal(column.numpy(), bits[:, index]):
-                    sizes[index] = table.num_embeddings
+        """A hook before a table runs: notes its size for what it gets."""
+        for indices in (one for one in arguments[:1] if isinstance(one, Tensor)):
+            for key in (key for key, value in values.items() if is_found(indices, value)):
+                sizes.setdefault(key, set()).add(table.num_embeddings)
 
-    with contextlib.ExitStack() as undo, contextlib.suppress(RunError), torch.no_grad():
+    with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
         for part in subject.module.modules():
-            if isinstance(part, TABLES):
+            if isinstance(part, nn.Embedding | nn.EmbeddingBag):
                 undo.callback(part.register_forward_pre_hook(note_table).remove)
         subject.answer(batch)
     return sizes

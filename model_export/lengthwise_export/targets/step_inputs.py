@@ -28,7 +28,6 @@ from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.targets import beside_inputs
-from lengthwise_export.targets.beside_inputs import TABLES
 from lengthwise_export.tracing.call_signature import part_instead
 
 _WIDTHS: Final = (7, 8, 64, 515)  # Widths to try; some models need an even number, or many samples
@@ -275,7 +274,7 @@ def _explain_by_other_calls(text: str, candidates: Sequence[TorchSubject], error
 def _likely_steps(module: nn.Module) -> Iterator[StepInput]:
     """Yields the kinds of steps that the module's layers accept, in the order of the layers, with repeats."""
     for part in module.modules():
-        if isinstance(part, TABLES):
+        if isinstance(part, nn.Embedding | nn.EmbeddingBag):
             yield StepInput(kind="tokens", vocabulary=part.num_embeddings)
         for name in ("in_features", "input_size", "in_channels", "num_features"):
             size = getattr(part, name, None)
@@ -292,33 +291,22 @@ def _vocabularies(unread: TorchSubject) -> dict[str, int]:
         The size for each sequence, by its name, that of the first one under `_FIRST`. It is left out if no table gets
         its steps, or if several tables of different sizes do.
     """
-    module = unread.module
-    tables = [part for part in module.modules() if isinstance(part, TABLES)]
-    if not tables:
-        return {}
     # 0 and 1 are valid ids in every table.
     ids = torch.randint(2, (3, 7), generator=torch.Generator().manual_seed(0)).numpy()
-    sizes: dict[str, set[int]] = {}
     names, step = unread.signature.sequences, StepInput(kind="tokens", vocabulary=2)
     sequences = tuple(SequenceInput(name=name, vocabulary=2) for name in names)
     subject = replace(unread, steps=step.model_copy(update={"sequences": sequences}))
     batch = completed(pad(list(ids), multiple=1), subject.steps)
-    indices_of = {name: torch.tensor(batch.beside[name]) for name in names[1:]}
-    indices_of[_FIRST] = torch.tensor(subject.layout.arrange(batch).steps)
+    steps_of = {name: torch.tensor(batch.beside[name]) for name in names[1:]}
+    steps_of[_FIRST] = torch.tensor(subject.layout.arrange(batch).steps)
 
-    def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
-        """A hook before a table runs: notes its size if it gets the steps, transposed or of one row too."""
-        for indices in (one for one in arguments[:1] if isinstance(one, Tensor)):
-            for name, expected in indices_of.items():
-                if any(torch.equal(indices, form) for form in (expected, expected.mT, expected[0])):
-                    sizes.setdefault(name, set()).add(table.num_embeddings)
+    def are_steps(indices: Tensor, steps: Tensor) -> bool:
+        """Whether the indices that a table gets are the steps, transposed or of one row too."""
+        return any(torch.equal(indices, form) for form in (steps, steps.mT, steps[0]))
 
-    with contextlib.ExitStack() as undo, contextlib.suppress(RunError):
-        for part in tables:
-            undo.callback(part.register_forward_pre_hook(note_table).remove)
-        subject.answer(batch)
+    sizes = beside_inputs.looked_up(subject, batch, steps_of, are_steps)
     # Hugging Face's configurations name the size of the vocabulary; the table may be larger.
-    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in module.modules()]
+    configured = [getattr(getattr(part, "config", None), "vocab_size", None) for part in unread.module.modules()]
     vocabularies = {name: min(of_tables) for name, of_tables in sizes.items() if len(of_tables) == 1}
     return {
         name: next((size for size in configured if isinstance(size, int) and 0 < size <= of_table), of_table)
