@@ -16,8 +16,8 @@ from lengthwise.padding import PaddedBatch, Sample, pad
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
 from lengthwise.runtime.session import Session
 from lengthwise_export import PublishedModel, check, export
-from lengthwise_export.beside import alone, completed
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.beside import alone, completed
 from lengthwise_export.tracing.call_signature import read_signature
 
 VALUES = StepInput(features=2, static=StaticInput(count=3))

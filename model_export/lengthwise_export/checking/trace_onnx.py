@@ -17,11 +17,11 @@ from onnx import numpy_helper
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.verification.random_sequences import ULPS
-from lengthwise_export.beside import alone
 from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import StepLayout
+from lengthwise_export.onnx_graphs.beside import alone
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import inputs_of, open_recording_session, open_session
 from lengthwise_export.onnx_graphs.protos import constants_of, name_of, names_in, nodes_before

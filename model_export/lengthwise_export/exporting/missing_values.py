@@ -20,9 +20,9 @@ from lengthwise.padding import PaddedBatch, pad, step_mask
 from lengthwise.runtime.manifest import StepInput
 from lengthwise.runtime.session import CPU_LABEL, Session
 from lengthwise.verification.measurement import BatchLogits, Case
-from lengthwise_export.beside import completed
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.targets.target import Target
 
 MIN_RATIO: Final = 1e-3  # the smallest ratio (see above) of a model that handles missing values

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS, PaddedBatch
 from lengthwise.runtime.manifest import SequenceInput, StepInput
-from lengthwise_export.beside import completed, is_static_name, safe_name, static_input
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers, RunSequence
 from lengthwise_export.masks import step_mask
+from lengthwise_export.onnx_graphs.beside import completed, is_static_name, safe_name, static_input
 from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument, meaning_of
 from lengthwise_export.tracing.call_signature import CallSignature

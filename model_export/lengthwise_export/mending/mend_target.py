@@ -22,7 +22,6 @@ from lengthwise.runtime.manifest import GraphNames
 from lengthwise.verification.measurement import BatchLogits
 from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise.wrong_values import counted
-from lengthwise_export.beside import alone
 from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import WidthLimits, run_error
@@ -35,6 +34,7 @@ from lengthwise_export.mending.engine import shown_operator
 from lengthwise_export.mending.fix import FixProposal, draw_curve
 from lengthwise_export.mending.mend import Mended, mend
 from lengthwise_export.mending.proof import prove
+from lengthwise_export.onnx_graphs.beside import alone
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.protos import NAME_IN_GRAPH, advice_for_keras
 from lengthwise_export.options import OPSET, ProgressCallback

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.beside import STATIC, is_static_name, paired, safe_name, static_input
+from lengthwise_export.onnx_graphs.beside import STATIC, is_static_name, paired, safe_name, static_input
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill
 from lengthwise_export.options import TargetOptions

@@ -21,9 +21,9 @@ from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise_export.beside import completed
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.layouts import RIGHT, PackedRole, StepLayout
+from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.onnx_graphs.protos import refill
 from lengthwise_export.options import ONE_VALUE_HINT, TargetOptions
 

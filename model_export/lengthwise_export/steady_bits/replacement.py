@@ -19,8 +19,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import Manifest
-from lengthwise_export.beside import completed
 from lengthwise_export.errors import UncheckableError
+from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.onnx_graphs.probing import open_recording_session
 from lengthwise_export.onnx_graphs.protos import (
     NodeWriter,

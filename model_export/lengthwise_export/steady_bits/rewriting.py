@@ -29,12 +29,12 @@ from lengthwise.runtime.session import Session
 from lengthwise.verification.measurement import BatchVariations, Case
 from lengthwise.verification.random_sequences import ROUNDING, draw
 from lengthwise.wrong_values import first_of
-from lengthwise_export.beside import completed
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import CheckTrial, Sampler
+from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import open_session
 from lengthwise_export.onnx_graphs.protos import OF_ONNX, name_of, opset_of

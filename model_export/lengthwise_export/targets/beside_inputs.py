@@ -18,15 +18,15 @@ from torch import Tensor, nn
 
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.beside import STATIC, completed, static_input
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
+from lengthwise_export.onnx_graphs.beside import STATIC, completed, static_input
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument
 
-_Key = TypeVar("_Key")
+_ValueName = TypeVar("_ValueName")
 
 _WIDTHS: Final = (8, 64, 515)  # to try; some models need many samples
 _MOST_COUNTS: Final = 64  # an argument of up to so many static values is tried
@@ -155,25 +155,28 @@ def _table_sizes(subject: TorchSubject, count: int) -> list[int | None]:
 
 
 def looked_up(
-    subject: TorchSubject, batch: PaddedBatch, values: Mapping[_Key, Tensor], is_found: Callable[[Tensor, Tensor], bool]
-) -> dict[_Key, set[int]]:
+    subject: TorchSubject,
+    batch: PaddedBatch,
+    values: Mapping[_ValueName, Tensor],
+    matches: Callable[[Tensor, Tensor], bool],
+) -> dict[_ValueName, set[int]]:
     """The sizes of the embedding tables that get certain values as indices, in the run of a batch.
 
     Args:
         subject: The module.
         batch: The batch.
         values: What may be looked up, by any key.
-        is_found: Whether the indices that a table gets are those values.
+        matches: Whether the indices that a table gets are those values.
 
     Returns:
         The sizes of the tables by the keys; those of which no table gets the values are left out.
     """
-    sizes: dict[_Key, set[int]] = {}
+    sizes: dict[_ValueName, set[int]] = {}
 
     def note_table(table: nn.Embedding | nn.EmbeddingBag, arguments: tuple[Any, ...]) -> None:
         """A hook before a table runs: notes its size for what it gets."""
         for indices in (one for one in arguments[:1] if isinstance(one, Tensor)):
-            for key in (key for key, value in values.items() if is_found(indices, value)):
+            for key in (key for key, value in values.items() if matches(indices, value)):
                 sizes.setdefault(key, set()).add(table.num_embeddings)
 
     with contextlib.ExitStack() as undo, contextlib.suppress(RunError):

@@ -20,8 +20,8 @@ from typing import Final, Literal
 from torch import Tensor
 
 from lengthwise.errors import ConfigurationError
-from lengthwise_export.beside import is_static_name, paired
 from lengthwise_export.layouts import role_of
+from lengthwise_export.onnx_graphs.beside import is_static_name, paired
 
 _NO_STATIC_NAMES: Final = re.compile(r"y|labels?|targets?|h|hidden|[hc]_?[0nx]|(hidden_?)?states?|cache|token_type_ids")
 """Names of required arguments that are known to be something else."""

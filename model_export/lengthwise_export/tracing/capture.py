@@ -31,9 +31,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from lengthwise.padding import PaddedBatch
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.beside import STATIC, completed
 from lengthwise_export.errors import ExportError, TraceError
 from lengthwise_export.masks import step_mask
+from lengthwise_export.onnx_graphs.beside import STATIC, completed
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import A_LIST, Branches, BranchRecorder, ListItem, OpenSizes, open_numbers
 from lengthwise_export.tracing.module_state import ModuleState

@@ -68,18 +68,9 @@ def _why_static_unfit(record: Record, spec: Spec) -> str | None:
     """Why the static values of a record do not fit the spec, as a text for the user; None if they do."""
     if spec.input.static_input is None:
         return None
-    if record.static is None:
-        return "there are no static values, and the spec has some: name their columns with --static, or give `static`"
-    problems = Problems()
-    read(_as_sent(record.static), "static", spec.manifest(name="model", version=1), problems)
-    return next((problem.detail for problem in problems.found()), None)
-
-
-def static_values_of(record: Record, spec: Spec) -> NDArray[np.float32] | None:
-    """The static values of a record that fits, `[count]`; None if the spec has none."""
-    if spec.input.static_input is None:
-        return None
-    return read(_as_sent(record.static), "static", spec.manifest(name="model", version=1), Problems())
+    manifest = spec.manifest(name="model", version=1)
+    item = with_more(make_item(record.steps, manifest, sent_steps=len(record.steps)), record.static, None, manifest)
+    return item if isinstance(item, str) else item.steps.beside["static"]  # type: ignore[union-attr]  # it is a sample
 
 
 def allow_open_missing(spec: Spec) -> Spec:
