@@ -32,6 +32,8 @@ from lengthwise_export.errors import SpecError
 # Of a rocket model in a batch: where its kernels are not those in C, its comparisons need up to 13 KB for each step
 ROCKET_BATCH_ROWS: Final = 32
 
+MOST_STATIC: Final = 4096  # values beside a sequence
+
 
 Normalization = Literal["auto", "training", "sequence", "both", "sequence-scale", "feature-scale", "none"]
 
@@ -54,7 +56,7 @@ class InputSpec(SpecTable):
     min_length: int = Field(default=1, ge=1)
     max_length: int = Field(default=1024, ge=1)
     long: LongPolicy = "reject"
-    static: int | None = Field(default=None, ge=1)
+    static: int | None = Field(default=None, ge=1, le=MOST_STATIC)
     static_names: FeatureNames | None = None
     static_categories: dict[str, tuple[str, ...]] = Field(default={})
 
