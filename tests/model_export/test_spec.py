@@ -171,6 +171,8 @@ def type_said(schema: dict[str, Any]) -> str:
     (kind,) = kinds
     if "enum" in kind:
         return ", ".join(f'`"{choice}"`' for choice in kind["enum"])
+    if kind["type"] == "object":
+        return "table of lists of strings"
     if kind["type"] == "array":
         names = {"string": "strings", "integer": "integers"}
         return f"list of {names.get(kind['items'].get('type'), 'tables')}"

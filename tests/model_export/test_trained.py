@@ -91,6 +91,9 @@ def test_every_key_of_a_spec_is_compared() -> None:
     # A preset is recorded as the keys that it stands for
     assert said - keys == {
         "input.feature_names",
+        "input.static",
+        "input.static_names",
+        "input.static_categories",
         "input.vocabulary",
         "input.padding",
         "input.padding_id",

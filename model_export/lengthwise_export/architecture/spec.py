@@ -217,6 +217,7 @@ class Spec(SpecTable):
         is_rocket, per_step = self.model.kind == "rocket", self.output.task == "per-step"
         meaningless = (
             (self.input.kind == "tokens", {"missing", "normalize"}),
+            (not self.input.static_count, {"static_categories"}),
             (is_rocket, ModelSpec.model_fields.keys() - ROCKET_KEYS),
             (not is_rocket, {"preset", "kernels", "grid"}),
             (not is_rocket and self.model.rnn == "none", {"bidirectional"}),
