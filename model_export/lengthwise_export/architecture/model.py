@@ -89,9 +89,8 @@ class SequenceClassifier(nn.Module):
                 self.sequence_features = SequenceFeatures(model.sequence_features, step.features or 0)
                 width += self.sequence_features.out_features
         self.static_values = StaticValues(step.static_input) if step.static_input else None
-        width += self.static_values.out_features if self.static_values else 0
-        self.dropout = nn.Dropout(model.dropout)
-        self.head = nn.Linear(width, len(spec.output.labels))
+        beside = self.static_values.out_features if self.static_values else 0
+        self.dropout, self.head = nn.Dropout(model.dropout), nn.Linear(width + beside, len(spec.output.labels))
 
     def fit(self, sequences: list[Tensor], static: list[Tensor] | None = None) -> None:
         """Computes the statistics of the training split that the graph holds.

@@ -28,12 +28,11 @@ from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers, RunSequence
 from lengthwise_export.masks import step_mask
-from lengthwise_export.onnx_graphs.beside import completed, is_static_name, safe_name, static_input
+from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, completed, is_static_name, safe_name, static_input
 from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument, meaning_of
 from lengthwise_export.tracing.call_signature import CallSignature
 
-_MOST_SEQUENCES: Final = 4
 _STAND_IN_DISTANCE: Final = 1.375  # from the value that is masked: no number that a model is likely to compare with
 
 
@@ -254,7 +253,7 @@ def input_of(text: str, model: Any, options: TargetOptions) -> ModelInput:
         statics = _static_symbols(symbols, options)
     names = {str(symbol.name) for symbol in statics}
     sequences = [symbol for symbol in symbols if symbol.name not in names]
-    readable = len(sequences) <= _MOST_SEQUENCES and not any(map(_is_end, sequences))
+    readable = len(sequences) <= MOST_SEQUENCES and not any(map(_is_end, sequences))
     first, *further = (
         [_first_input(text, model, [symbol], options) for symbol in sequences]
         if len(sequences) > 1 and readable

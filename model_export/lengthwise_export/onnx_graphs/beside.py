@@ -28,6 +28,9 @@ from lengthwise_export.options import TargetOptions
 STATIC: Final = "static"
 """The graph's input with the static values, `[rows, count]` float32."""
 
+MOST_SEQUENCES: Final = 4
+"""A model may take up to so many sequences."""
+
 _STATIC_NAMES: Final = re.compile(r"static|demograph|tabular|covariate|metadata|^meta$|^context$|^age$|^sex$|^gender$")
 """Parts of names of arguments and inputs that hold static values."""
 

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import LENGTHS
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.onnx_graphs.beside import STATIC, is_static_name, paired, safe_name, static_input
+from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, STATIC, is_static_name, paired, safe_name, static_input
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill
 from lengthwise_export.options import TargetOptions
@@ -65,8 +65,13 @@ def read_inputs_beside(graph: onnx.ModelProto, inputs: list[GraphValue], hints: 
     left = [value for value in inputs if value not in statics]
     ends = [value for value in left if value.rank == 1 or (value.rank == 2 and "mask" in value.name.lower())]
     sequences = [value for value in left if value not in ends and value.can_be_steps]
+    sequences.sort(key=lambda value: value.name != hints.values)  # what the user names is the first
     end_of = paired([value.name for value in sequences], [value.name for value in ends])
-    is_pair = len(sequences) > 1 and len(end_of) == len(sequences) and len(sequences) + len(ends) == len(left)
+    is_pair = (
+        1 < len(sequences) <= MOST_SEQUENCES
+        and len(end_of) == len(sequences)
+        and len(sequences) + len(ends) == len(left)
+    )
     further = sequences[1:] if is_pair else []
     if not statics and not further:
         return InputsBeside(graph, inputs)
@@ -107,7 +112,8 @@ def _statics(inputs: Sequence[GraphValue], hints: TargetOptions) -> list[GraphVa
             for other in inputs
         )
         is_named = is_static_name(value.name) and (has_count or value.rank == 1)
-        may_be = value.element in _NUMBERS and value.name not in taken and has_others
+        is_end = value.name in taken or "mask" in value.name.lower()
+        may_be = value.element in _NUMBERS and has_others and not is_end
         if value.name in names or (may_be and (is_named or (has_count and value.element == "float32"))):
             statics.append(value)
     return statics

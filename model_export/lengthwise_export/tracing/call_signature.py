@@ -366,10 +366,7 @@ def _read_arguments(
     # The parameter of the steps, those of positions, and the others, among which are lengths and mask
     statics = statics_among(parameters, static, header)
     steps = _steps_among([parameter for parameter in parameters if parameter not in statics], numbers=numbers)
-    position_roles: dict[str, Role] = {}
-    if positions:
-        required = (parameter.name for parameter in parameters if not is_optional(parameter))
-        position_roles = {name: "positions" for name in required if role_of(name) == "positions"}
+    position_roles = _position_roles(parameters) if positions else {}
     known = {*position_roles, *(parameter.name for parameter in (steps, *statics) if parameter is not None)}
     others = [parameter for parameter in parameters if parameter.name not in known]
     beside = BesideParameters(statics, sequences_beside(others, steps))
@@ -385,7 +382,7 @@ def _read_arguments(
     )
     if blind and (second == "none" or requires_steps_only) and (steps or takes_any_positional):
         beside = _with_more_statics(beside, others, header)
-        return _signature(parameters, {steps.name: "steps"} if steps else {}, "none", beside)
+        return _signature(parameters, {steps.name: "steps"} if steps else {}, beside)
     # 2. `forward(x, *args)`
     if second is not None and not others and takes_any_positional:
         return CallSignature(second)
@@ -399,9 +396,13 @@ def _read_arguments(
     unpassed = [parameter for parameter in others if parameter not in by_role.values()]
     beside = _with_more_statics(beside, unpassed, header, hint)
     second_roles = {parameter.name: role for role, parameter in by_role.items()}
-    roles: dict[str, Role] = second_roles | {steps.name: "steps"} | position_roles
-    read_second = next(option for option, roles_of_option in _ROLES.items() if set(roles_of_option) == set(by_role))
-    return _signature(parameters, roles, read_second, beside)
+    return _signature(parameters, second_roles | {steps.name: "steps"} | position_roles, beside)
+
+
+def _position_roles(parameters: Sequence[Parameter]) -> dict[str, Role]:
+    """The role of each required parameter that holds the positions of the steps, by its name."""
+    required = (parameter.name for parameter in parameters if not is_optional(parameter))
+    return {name: "positions" for name in required if role_of(name) == "positions"}
 
 
 def _why_without_ends(module: nn.Module, header: str, *, is_variadic: bool, has_steps: bool) -> str:
@@ -416,17 +417,16 @@ def _why_without_ends(module: nn.Module, header: str, *, is_variadic: bool, has_
     )
 
 
-def _signature(
-    parameters: Sequence[Parameter], roles: dict[str, Role], second: Second, beside: BesideParameters
-) -> CallSignature:
+def _signature(parameters: Sequence[Parameter], roles: dict[str, Role], beside: BesideParameters) -> CallSignature:
     """The signature of these parameters.
 
     Args:
         parameters: The parameters of `forward`.
         roles: The roles of the arguments of the first sequence, by the name of the parameter.
-        second: What the module takes besides the steps of a sequence.
         beside: The parameters beside the first sequence.
     """
+    of_second = {*roles.values()} - {"steps", "positions"}
+    second = next(option for option, roles_of_option in _ROLES.items() if {*roles_of_option} == of_second)
     statics = tuple(StaticArgument(parameter.name) for parameter in parameters if parameter in beside.statics)
     roles |= {static.name: static.role for static in statics}
     for steps, end in beside.sequences:
