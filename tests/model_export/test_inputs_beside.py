@@ -235,14 +235,14 @@ def by_day(names: Iterable[str], *chosen: str) -> list[Any]:
     return [pytest.param(name, marks=() if name in chosen else pytest.mark.long) for name in names]
 
 
-@pytest.mark.parametrize("name", by_day(SOUND, "static", "texts"))
+@pytest.mark.parametrize("name", by_day(SOUND, "pair", "texts"))
 def test_a_sound_model_is_sound(name: str) -> None:
     module, options = SOUND[name]
     report = check(module(), max_length=24, **options)
     assert (report.verdict, report.notes) == ("sound", ())
 
 
-@pytest.mark.parametrize("name", by_day(LEAKING, "broadcast", "lengths of the first"))
+@pytest.mark.parametrize("name", by_day(LEAKING, "broadcast", "lengths of the first", "order"))
 def test_a_leak_is_found_at_its_line(name: str) -> None:
     module, code, line = LEAKING[name]
     report = check(module(), max_length=24, features=4 if name == "broadcast" else None)
@@ -253,6 +253,7 @@ def test_a_leak_is_found_at_its_line(name: str) -> None:
     assert line in leak.location.source
 
 
+@pytest.mark.long
 def test_static_values_that_move_no_answer_are_noted() -> None:
     report = check(Unread(), max_length=24)
     assert report.verdict == "sound"
@@ -273,7 +274,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Publi
     return export_once
 
 
-@pytest.mark.parametrize("name", by_day(SOUND, "columns", "pair"))
+@pytest.mark.parametrize("name", by_day(SOUND, "pair"))
 def test_an_export_answers_as_the_original_alone(published: Callable[[str], PublishedModel], name: str) -> None:
     model = published(name)
     assert max(case.difference for case in model.cases if case.varied == "reference") < 2e-6
@@ -307,6 +308,7 @@ def test_the_manifest_says_what_stands_beside(published: Callable[[str], Publish
     )
 
 
+@pytest.mark.long
 def test_a_mend_keeps_static_values(tmp_path: Path) -> None:
     model = export(MeanOfBroadcast(), tmp_path / "m", max_length=24, features=4, mend=True)
     assert model.mend is not None
@@ -328,7 +330,7 @@ GRAPHS = {
 }
 
 
-@pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.parametrize("name", by_day(GRAPHS, "pair"))
 def test_a_graph_of_the_same_model_is_sound(published: Callable[[str], PublishedModel], name: str) -> None:
     names, options = GRAPHS[name]
     graph = renamed(onnx.load(published(name).directory / "model.onnx"), names)

@@ -95,12 +95,14 @@ def test_the_report_says_what_static_values_add(rocket: TrainedModel) -> None:
     assert "fitted without them" in str(rocket)
 
 
+@pytest.mark.long
 def test_an_export_of_a_training_has_the_static_values(rocket: TrainedModel, tmp_path: Path) -> None:
     published = rocket.export(tmp_path / "m")
     assert published.manifest.input.static == StaticInput(count=2, names=("age", "sex"), categories={"sex": ("f", "m")})
     assert published.manifest.promises[0].bits
 
 
+@pytest.mark.long
 def test_layers_are_trained_and_exported_with_static_values(tmp_path: Path) -> None:
     tables = TABLES | {"model": {"rnn": "gru", "hidden": 8, "layers": 1}}
     trained = train(tables, table(), progress=None, out=tmp_path / "run", epochs=2)

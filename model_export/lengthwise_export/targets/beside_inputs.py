@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.checking.limits import runs
+from lengthwise_export.checking.limits import run_error
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
@@ -30,6 +31,8 @@ _ValueName = TypeVar("_ValueName")
 
 _WIDTHS: Final = (8, 64, 515)  # to try; some models need many samples
 _MOST_COUNTS: Final = 64  # an argument of up to so many static values is tried
+_FEW_ARGUMENTS: Final = 2
+_TOO_NARROW: Final = re.compile(r"[Kk]ernel size|[Oo]utput size")  # in what torch raises for too few steps
 _MOST_FORMS: Final = 400  # so many forms of several arguments are tried
 _ROWS: Final = 24  # of the batch that shows which static values are looked up in a table
 
@@ -105,13 +108,15 @@ def _forms_that_run(subject: TorchSubject, options: TargetOptions) -> tuple[Stat
         if running:
             is_open = len(running) > 1 and running[-1] - running[0] == len(running) - 1
             return (replace(static, count=running[0] if is_open else running[-1]),)
+    # Of several arguments, one may have as many values as some weight
+    sizes = [size for size in sorted(subject.sizes) if 1 < size <= _MOST_COUNTS and len(statics) <= _FEW_ARGUMENTS]
     forms = [
         [
             static,
             replace(static, is_column=True),
             replace(static, is_column=True, is_code=True),
             replace(static, is_code=True),
-            *(replace(static, count=size) for size in sorted(subject.sizes) if 1 < size <= _MOST_COUNTS),
+            *(replace(static, count=size) for size in sizes),
         ]
         for static in statics
     ]
@@ -128,12 +133,14 @@ def _with_forms(subject: TorchSubject, statics: tuple[StaticArgument, ...]) -> T
 
 
 def _runs(subject: TorchSubject) -> bool:
-    """Whether a module runs at one of `_WIDTHS`, for rows of different lengths."""
+    """Whether a module runs for rows of different lengths: at the first of `_WIDTHS` that is not too narrow for it."""
     sampler = Sampler(subject.steps, seed=0)
-    return any(
-        runs(subject, pad([sampler.sequence(length) for length in (width - 1, width // 2, 1)], width=width))
-        for width in _WIDTHS
-    )
+    for width in _WIDTHS:
+        batch = pad([sampler.sequence(length) for length in (width - 1, width // 2, 1)], width=width)
+        error = run_error(subject, batch)
+        if error is None or not _TOO_NARROW.search(error.detail):
+            return error is None
+    return False
 
 
 def _table_sizes(subject: TorchSubject, count: int) -> list[int | None]:
