@@ -112,7 +112,7 @@ def test_layers_are_trained_and_exported_with_static_values(tmp_path: Path) -> N
 
 
 def test_a_sequence_without_its_static_values_is_refused() -> None:
-    with pytest.raises(InvalidSequences, match="static: is missing"):
+    with pytest.raises(InvalidSequences, match="'static' is missing"):
         train(TABLES, [np.zeros((3, 1), np.float32)] * 2, ["old", "young"], progress=None)
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import make_item, why_refused
 from lengthwise.errors import IS_TRANSPOSED, ConfigurationError, VerificationError
 from lengthwise.padding import RowInput, pad
 from lengthwise.runtime import answers
@@ -164,13 +163,12 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 
 def row_of(record: Record, manifest: Manifest) -> RowInput | str:
     """What a model takes for a record, with what stands beside its steps; a text with the reason if it refuses it."""
-    from lengthwise.datasets.arrays import with_more
+    from lengthwise.datasets import arrays
+    from lengthwise.datasets.input_sequences import InputSequence
 
-    if (reason := why_refused(record.steps, manifest.alone, IS_TRANSPOSED)) is not None:
-        return reason
-    item = make_item(record.steps, manifest, sent_steps=len(record.steps))
-    whole = with_more(item, record.static, record.inputs, manifest)
-    return whole if isinstance(whole, str) else whole.steps
+    sequence = InputSequence(record.steps, record.id, static=record.static, inputs=record.inputs)
+    item = arrays.item(sequence, manifest, transposed=IS_TRANSPOSED)
+    return item if isinstance(item, str) else item.steps
 
 
 def _require_order_of_labels(sample: DataAccuracy, manifest: Manifest) -> None:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import numpy as np
+from numpy.typing import NDArray
+
+from lengthwise.datasets import arrays
 from lengthwise.datasets.dataset import BadRecord, Record, valid_records
+from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
 from lengthwise.decoding.calls import ADVICE_ON_TAILS, first_fault, is_tail
 from lengthwise.errors import ConfigurationError
@@ -68,8 +73,8 @@ def _why_static_unfit(record: Record, spec: Spec) -> str | None:
     """Why the static values of a record do not fit the spec, as a text for the user; None if they do."""
     if spec.input.static_input is None:
         return None
-    manifest = spec.manifest(name="model", version=1)
-    item = with_more(make_item(record.steps, manifest, sent_steps=len(record.steps)), record.static, None, manifest)
+    sequence = InputSequence(record.steps, static=record.static)
+    item = arrays.item(sequence, spec.manifest(name="model", version=1))
     return item if isinstance(item, str) else item.steps.beside["static"]  # type: ignore[union-attr]  # it is a sample
 
 
