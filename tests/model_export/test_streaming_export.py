@@ -9,8 +9,6 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 import lengthwise
 import lengthwise_export
@@ -79,13 +77,24 @@ def test_the_loop_over_onnxruntime_alone_gives_the_answers(published: PublishedM
     np.testing.assert_allclose(scores, model.predict([whole])[0].probabilities, atol=1e-6)
 
 
+READ_BY_TRITONS_OWN = """
+import sys
+from google.protobuf import json_format, text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+print(json_format.MessageToJson(text_format.Parse(sys.stdin.read(), ModelConfig()), preserving_proto_field_name=True))
+"""
+"""Run in a process of its own: its messages and those of the service have the same names."""
+
+
 def test_triton_gets_the_states_as_implicit_ones(published: PublishedModel) -> None:
-    config = text_format.Parse((published.directory / "config.pbtxt").read_text(), ModelConfig())
+    reader, text = [sys.executable, "-c", READ_BY_TRITONS_OWN], (published.directory / "config.pbtxt").read_text()
+    config = json.loads(subprocess.run(reader, input=text, capture_output=True, text=True, check=True).stdout)
     graph_inputs = {value.name for value in onnx.load(published.directory / "model.onnx").graph.input}
-    states = config.sequence_batching.state
-    assert {tensor.name for tensor in config.input} | {state.input_name for state in states} == graph_inputs
-    assert [state.output_name for state in states] == [f"{state.input_name}_next" for state in states]
-    files = [state.initial_state[0].data_file for state in states if not state.initial_state[0].zero_data]
+    states = config["sequence_batching"]["state"]
+    assert {tensor["name"] for tensor in config["input"]} | {state["input_name"] for state in states} == graph_inputs
+    assert [state["output_name"] for state in states] == [f"{state['input_name']}_next" for state in states]
+    first = [state["initial_state"][0] for state in states]
+    files = [value["data_file"] for value in first if not value.get("zero_data")]
     values = np.fromfile(published.directory / "initial_state" / files[0], np.float32)
     assert len(files) == 1
     np.testing.assert_array_equal(values, np.full(8, np.finfo(np.float32).min))

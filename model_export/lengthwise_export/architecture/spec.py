@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lengthwise.runtime.feature_names import FeatureNames
+from lengthwise.runtime.input_tables import MOST_STATIC
 from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput, Task
 from lengthwise.wrong_values import all_wrong
 from lengthwise_export.architecture.model_spec import (
@@ -31,8 +32,6 @@ from lengthwise_export.errors import SpecError
 
 # Of a rocket model in a batch: where its kernels are not those in C, its comparisons need up to 13 KB for each step
 ROCKET_BATCH_ROWS: Final = 32
-
-MOST_STATIC: Final = 4096  # values beside a sequence
 
 
 Normalization = Literal["auto", "training", "sequence", "both", "sequence-scale", "feature-scale", "none"]
@@ -106,16 +105,23 @@ class InputSpec(SpecTable):
                 names is not None and len(names) != self.features,
                 f"'feature_names' has {len(names or ())} names for {self.features} features",
             ),
+            *self._static_contradictions(),
+        )
+
+    def _static_contradictions(self) -> Sequence[tuple[object, str]]:
+        """Contradictions of the values beside a sequence."""
+        names, categories = self.static_names, self.static_categories
+        return (
             (
-                self.static_names is not None and len(self.static_names) != self.static_count,
-                f"'static_names' has {len(self.static_names or ())} names for {self.static_count} static values",
+                names is not None and len(names) != self.static_count,
+                f"'static_names' has {len(names or ())} names for {self.static_count} static values",
             ),
             (
-                self.static_categories.keys() - {*(self.static_names or map(str, range(self.static_count)))},
+                categories.keys() - {*(names or map(str, range(self.static_count)))},
                 "'static_categories' names a value that is not among 'static_names'",
             ),
             (
-                any(len({*values}) < max(len(values), 1) for values in self.static_categories.values()),
+                any(len({*values}) < max(len(values), 1) for values in categories.values()),
                 "'static_categories' has no value, or one twice",
             ),
         )

@@ -14,7 +14,7 @@ trial, is a leak. Some rows hold *raw* sequences, of values that nobody has scal
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -39,6 +39,7 @@ from lengthwise_export.checking.trial_rules import (
     unread_steps,
 )
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
+from lengthwise_export.checking.verdicts import ONLY_SHORT, PaddedLengths, verdict_and_reason
 from lengthwise_export.errors import RunError, UncheckableError
 from lengthwise_export.options import ProgressCallback
 
@@ -46,8 +47,6 @@ _MAX_ASKED_TWICE: Final = 12  # at most this many sequences whose answers change
 
 _OF_THE_SAME_ROWS: Final = ("padding", "width", "order", "poison")
 """Changes that leave batch statistics over valid steps as they are, so that they are tried in training mode too."""
-
-_MAX_NAMED: Final = 5  # at most this many trials are named in the reason
 
 
 def check_subject(
@@ -85,9 +84,11 @@ def check_subject(
     running = check_from(min_length)
     try:
         report = running.report()
-        if report.verdict == "leak" and (holds_from := running.longest_moved + 1) <= running.longest_held:
-            tell(f"sequences of {holds_from} steps and more")
-            report = replace(report, notes=(*report.notes, *_why_short(report, check_from(holds_from), holds_from)))
+        if report.verdict == "leak" and (length := running.padded.may_hold_from) is not None:
+            tell(f"sequences of {length} steps and more")
+            with suppress(UncheckableError):
+                if check_from(length).report().verdict != "leak":
+                    return replace(report, notes=(*report.notes, ONLY_SHORT.format(length)))
         return report
     except UncheckableError as error:
         reason = str(error)
@@ -103,16 +104,6 @@ def check_subject(
         notes=tuple(running.notes),
         ran=running.checked_sizes,
     )
-
-
-def _why_short(report: Report, longer: _Check, length: int) -> Iterator[str]:
-    """Yields a note for a report of a leak, if longer sequences, of at least `length` steps, have none."""
-    with suppress(UncheckableError):
-        if longer.report().verdict != "leak":
-            yield (
-                f"only sequences of fewer than {length} steps get another answer: with --min-length {length} padding "
-                "reaches no answer, and the service refuses shorter ones"
-            )
 
 
 @dataclass(slots=True)
@@ -132,9 +123,7 @@ class _Check:
     # The row counts, widths and lengths of the batches that ran and whose answers were compared
     ran: tuple[set[int], set[int], set[int]] = field(default_factory=lambda: (set(), set(), set()))
     steadiness: Steadiness | None = None  # None until the baseline ran
-    # The longest padded sequence whose answer moved, and the longest whose answer held, in steps; 0 if there is none
-    longest_moved: int = 0
-    longest_held: int = 0
+    padded: PaddedLengths = field(default_factory=PaddedLengths)  # of finite trials
 
     @property
     def checked_sizes(self) -> CheckedSizes:
@@ -165,7 +154,7 @@ class _Check:
         leaks = find_leaks(self.subject, self.leaking or self.failed, self.tolerance) if self.failed else []
         if self.leaking:
             rules_of_trials = TrialRules(self.subject, baseline, self.leaking, self.tolerance, padding_id)
-            leaks, (verdict, reason) = [*rules_of_trials.applied(leaks)], self._verdict_and_reason()
+            leaks, (verdict, reason) = [*rules_of_trials.applied(leaks)], verdict_and_reason(self.failed, self.results)
         else:
             verdict, reason, more_leaks = self._find_more(baseline, ids, accepted.sizes)
             leaks = [*more_leaks, *leaks]
@@ -180,17 +169,6 @@ class _Check:
             ran=self.checked_sizes,
             min_length=accepted.sizes.shortest,
         )
-
-    def _note_lengths(
-        self, baseline: Baseline, trial: CheckTrial, differences: Mapping[tuple[int, int], float]
-    ) -> None:
-        """Notes the lengths of the sequences that are padded in the baseline or in a trial, by what came of them."""
-        width = max(baseline.batch.width, trial.batch.width)
-        lengths = baseline.batch.lengths.tolist()
-        padded = {pair: lengths[pair[0]] for pair in differences if lengths[pair[0]] < width}
-        moved = {padded[pair] for pair in padded if not differences[pair] <= self.tolerance}  # NaN moves, too
-        self.longest_moved = max([self.longest_moved, *moved])
-        self.longest_held = max([self.longest_held, *(set(padded.values()) - moved)])
 
     @property
     def leaking(self) -> list[FailedTrial]:
@@ -255,33 +233,12 @@ class _Check:
             why_filled = f"a mask fills padding with {number:g}, and {leak.trial} get past it"
         for unread in (unread_steps, unread_static) if baseline.is_answered else ():
             self.notes += [note] if (note := unread(self.subject, baseline)) is not None else []
-        verdict, reason = self._verdict_and_reason(why_filled)
+        verdict, reason = verdict_and_reason(self.failed, self.results, why_filled)
         if baseline.is_answered and (dropped := dropped_id(self.subject, baseline, ids, self.tolerance)):
             leaks.insert(0, dropped)
             self.results.append(TrialResult(dropped.trial, "padding", dropped.difference, passed=False))
             verdict, reason = "leak", f"a valid step is not read, as if it were padding: {dropped.trial}"
         return verdict, reason, leaks
-
-    def _verdict_and_reason(self, why_filled: str = "") -> tuple[Verdict, str]:
-        """The verdict that the trials show, and the reason for it as text.
-
-        `why_filled` says how padding gets past the finite number of a mask; empty if it does not.
-        """
-        finite = self.leaking
-        trial_names = [failed.trial.name for failed in finite or self.failed]
-        more = f"; and {len(trial_names) - _MAX_NAMED} more" if len(trial_names) > _MAX_NAMED else ""
-        names = "; ".join(trial_names[:_MAX_NAMED]) + more
-        if finite and all(failed.nan_with for failed in finite):
-            return "leak", f"the answer to a sequence is finite alone, and not finite in a padded batch: {names}"
-        if finite:
-            return "leak", f"the answer to a sequence changes with: {names}"
-        warnings = [why_filled] if why_filled else []
-        warnings += [f"only NaN, Inf or an overflow in the padding reaches an answer: {names}"] if self.failed else []
-        if warnings:
-            return "warning", "; ".join(warnings)
-        raising = sum(result.difference is None for result in self.results)
-        lengths = f"; {raising} raised, at lengths that the model does not accept" if raising else ""
-        return "sound", f"no answer changed in {len(self.results) - raising} trials{lengths}"
 
     def _require_steadiness(self) -> None:
         """Makes sure that the same batch gets the same answer again, before padding or other rows are blamed.
@@ -582,7 +539,7 @@ class _Check:
             baseline, trial, differences, self.tolerance, use_float64=not is_leak
         )
         if trial.change != "poison":
-            self._note_lengths(baseline, trial, beyond_rounding)
+            self.padded.note(baseline, trial, beyond_rounding, self.tolerance)
         largest, is_rounding = max(beyond_rounding.values()), beyond_rounding != differences
         passed = largest <= self.tolerance  # NaN fails, too
         self.results.append(TrialResult(trial.name, trial.change, largest, passed=passed, is_rounding=is_rounding))

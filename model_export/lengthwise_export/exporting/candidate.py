@@ -153,12 +153,8 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
 
     Raises:
         ConfigurationError: An option contradicts the model.
-    """
-    if options.missing == "handled" and target.steps.kind == "tokens":
-        raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
-    most_steps = target.steps.most_steps
-    if most_steps is not None and (options.max_length or 0) > most_steps:
-        raise ConfigurationError(f"--max-length {options.max_length} contradicts --width {most_steps} --fit pad")
+    """  # noqa: DOC502 - what it calls raises it
+    _require_fitting_options(target, options)
     max_length, tolerance, subject = options.max_length or MAX_LENGTH, options.tolerance or 0.0, target.subject
     if report is None:
         report = check_subject(
@@ -186,9 +182,7 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
     manifest = target.describe(
         input=target.steps.model_copy(update={"sequences": sequences}),
         task=task,
-        scores=options.scores
-        or target.scores
-        or ("logits" if options.embedding else _score_kind_of(answer, batch, task)),
+        scores=options.scores or target.scores or _score_kind_of(answer, batch, task),
         min_length=shortest,
         max_length=longest,
         missing=options.missing or "refuse",
@@ -198,9 +192,28 @@ def from_target(target: Target, options: ExportOptions = PLAIN, *, report: Repor
         **({"labels": (), "dimensions": len(target.labels)} if options.embedding else {}),
     )
 
-    notices = tuple(_notices(target, options, report, batch))
     reference, exact = (target.reference, target.exact) if target.traced else (None, None)
+    notices = tuple(_notices(target, options, report, batch))
     return Candidate(manifest, _builder(target, options), reference, tolerance, notices, exact=exact)
+
+
+def _require_fitting_options(target: Target, options: ExportOptions) -> None:
+    """Makes sure that the options fit each other, and what the target takes and answers.
+
+    Raises:
+        ConfigurationError: They do not.
+    """
+    if options.missing == "handled" and target.steps.kind == "tokens":
+        raise ConfigurationError("--missing handled: a sequence of token ids has no missing values")
+    of_classes = options.multi_label or options.labels is not None or options.data is not None
+    if options.embedding and (target.per_step or of_classes):
+        raise ConfigurationError(
+            "--embedding is for one vector of each sequence: neither --labels, --multi-label nor --data fits, nor an "
+            "answer for each step"
+        )
+    most_steps = target.steps.most_steps
+    if most_steps is not None and (options.max_length or 0) > most_steps:
+        raise ConfigurationError(f"--max-length {options.max_length} contradicts --width {most_steps} --fit pad")
 
 
 def _notices(target: Target, options: ExportOptions, report: Report, batch: PaddedBatch) -> Iterator[str]:
@@ -291,9 +304,13 @@ def _task(target: Target, *, multi_label: bool) -> Task:
 def _score_kind_of(answer: ModelOutput, batch: PaddedBatch, task: Task) -> ScoreKind:
     """Guesses what a model's outputs are: "probabilities" if all are in 0..1 and each row sums to 1, else "logits".
 
+    The vector of a model without a head is what the output is, as logits are.
+
     Raises:
         ConfigurationError: All outputs of a multi-label model are between 0 and 1, so they may be either.
     """
+    if task == "embedding":
+        return "logits"
     rows = at_valid_steps(answer, batch)
     if not (rows.min() >= 0 and rows.max() <= 1):
         return "logits"

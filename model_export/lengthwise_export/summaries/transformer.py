@@ -17,6 +17,7 @@ from lengthwise.datasets.arrays import items
 from lengthwise.datasets.estimator_input import estimator_sequences
 from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.errors import ConfigurationError
+from lengthwise.padding import steps_of
 from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.wrong_values import nearest
 from lengthwise_export.summaries.definitions import GROUPS, Choices, Recordings, SummaryColumns
@@ -121,7 +122,7 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         check_is_fitted(self)
         manifest = self.manifest()
         sequences = estimator_sequences(X, self.layout, self.padding, manifest.input.names or ())
-        steps = [item.steps for item in items(sequences, manifest, ask=False)]
+        steps = [steps_of(item.steps) for item in items(sequences, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
         columns = self.columns(recordings(steps))

@@ -22,6 +22,10 @@ Fit = Literal["pad", "resample"]
 """How a graph brings a sequence to the width of its model: zeros behind it, or linear interpolation of its steps."""
 
 
+MOST_STATIC: Final = 4096
+"""Most static values of a model."""
+
+
 class ManifestTable(BaseModel):
     """A table of a manifest: immutable, without unknown keys, infinity or NaN."""
 
@@ -34,7 +38,7 @@ class StaticInput(ManifestTable):
     A category is one of a list of texts; the graph gets its index.
     """
 
-    count: int = Field(ge=1)
+    count: int = Field(ge=1, le=MOST_STATIC)
     names: FeatureNames | None = None  # of the values, in order, if they are known
     # The values of those that are categories, by name; of values without names, by their index as a text
     categories: dict[str, tuple[str, ...]] = Field(default={})
