@@ -51,6 +51,8 @@ PAGES = {
     "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
+    "docs/streaming.md": Page(),
+    "docs/streaming-export.md": Page(here=True),
     "docs/summaries.md": Page(tolerance=0.05),
     "docs/targets.md": Page(here=True),
     "docs/troubleshooting.md": Page(),

@@ -12,9 +12,10 @@ from lengthwise.commands.cli import main
 
 EXPORTED = {
     lengthwise: [
-        *("AsyncClient", "Client", "InputSequences", "Model", "Prediction", "Predictions", "PreparedSequences"),
-        *("Scorer", "SequenceSummaries", "Settings", "__version__", "errors", "export", "load", "make_app"),
-        "sequences",
+        *("AsyncClient", "Client", "DictStates", "InputSequences", "KeyedStreams", "Model", "Prediction"),
+        *("Predictions", "PreparedSequences", "RedisStates", "SQLiteStates", "Scorer", "SequenceSummaries", "Settings"),
+        *("StateConflict", "StateStore", "StoredState", "Stream", "__version__", "errors", "export", "load"),
+        *("make_app", "sequences"),
     ],
     lengthwise_export: [
         *("CheckReport", "LengthwiseClassifier", "PublishedModel", "SequenceSummaries", "TrainedModel"),
@@ -27,19 +28,8 @@ OF_CLASSES = {
         *("names", "predict", "provider", "stream", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
-        *(
-            "assigned",
-            "attention",
-            "fitted",
-            "id",
-            "label",
-            "length",
-            "probabilities",
-            "score",
-            "step_labels",
-            "step_scores",
-        ),
-        *("version", "windows"),
+        *("assigned", "attention", "fitted", "id", "label", "length", "offset", "probabilities", "score"),
+        *("state", "step_labels", "step_scores", "values", "version", "windows"),
     ],
     lengthwise.Stream: ["push", "state"],
     lengthwise.Client: ["close", "get", "post", "predict", "prepare", "stream"],

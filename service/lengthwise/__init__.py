@@ -22,11 +22,12 @@ app = lengthwise.make_app(lengthwise.Settings(models="models"))
 ```
 
 All names: `load`, `Model`, `Prediction`, `Predictions` (what `predict` returns), `Scorer` (for engines: Ray Data,
-Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `Settings`, `make_app`,
-`sequences` (to name the columns of a table), `InputSequences` (what that returns), `SequenceSummaries` (for pipelines
-of scikit-learn), `export` (which publishes these, and what `lengthwise_export` takes), `errors`, `__version__`.
-Importing the package is cheap: NumPy is imported when one of them is first used, and onnxruntime when a model is
-loaded.
+Spark, Beam), `Client`, `AsyncClient`, `PreparedSequences` (what `prepare` returns), `KeyedStreams` with a `StateStore`
+of `StoredState`s (`DictStates`, `SQLiteStates`, `RedisStates`), `Settings`, `make_app`, `sequences` (to name the
+columns of a table), `InputSequences` (what that returns), `Stream` (a sequence that goes on), `StateConflict` (the
+error of a state that does not fit), `SequenceSummaries` (for pipelines of scikit-learn), `export` (which publishes
+these, and what `lengthwise_export` takes), `errors`, `__version__`. Importing the package is cheap: NumPy is imported
+when one of them is first used, and onnxruntime when a model is loaded.
 """
 
 from __future__ import annotations
@@ -74,6 +75,9 @@ _MODULES = {
     "Scorer": "lengthwise.scoring.scorer",
     "SequenceSummaries": "lengthwise_export.summaries.transformer",
     "Settings": "lengthwise.settings",
+    "StateConflict": "lengthwise.errors",
+    "StateStore": "lengthwise.client.state_store",
+    "StoredState": "lengthwise.client.state_store",
     "export": "lengthwise_export",
     "make_app": "lengthwise.application.app",
     "sequences": "lengthwise.datasets.input_sequences",

@@ -20,6 +20,9 @@ from lengthwise.datasets import arrays, input_sequences
 from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.decoding import json_body
 from lengthwise.decoding.calls import Item
+from lengthwise.decoding.chunks import NO_STREAM
+from lengthwise.decoding.options import OUTPUTS
+from lengthwise.errors import ConfigurationError
 from lengthwise.padding import longest_of
 from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
@@ -119,8 +122,9 @@ def _floats(entries: Any) -> NDArray[np.float32]:
 
 
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
-    "id": str,
-    "length": int,
+    **dict.fromkeys(("id", "state"), str),
+    "offset": int,
+    "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
     **dict.fromkeys(("fitted", "label"), str),
     "score": lambda score: float(np.float32(score)),
     **dict.fromkeys(("probabilities", "step_scores", "attention", "values"), _floats),
@@ -249,6 +253,9 @@ class Model:
         padding: Padding | None = None,
         static: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        states: Sequence[str | None] | None = None,
+        offsets: Sequence[int | None] | None = None,
+        outputs: Sequence[str] = (),
         **columns: Any,
     ) -> Predictions:
         """Answers sequences of different lengths, in their order, with the same bits as `POST /predict`.
@@ -269,6 +276,10 @@ class Model:
                 by default those with the names of the model's. They may also stand beside each sequence:
                 `{"steps": ..., "static": ...}`.
             inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
+            states: Of a model that streams: for each sequence the `state` of the prediction before, or None where it
+                begins. The answer is that to the whole sequence so far.
+            offsets: How many steps the caller believes each of these states has seen; None for no belief.
+            outputs: Further outputs: `state`, the state after the steps of each, and `attention`.
             columns: What the columns of a table are: `id`, `time`, `label`, `values` and `row` of
                 `lengthwise.sequences`.
 

@@ -226,7 +226,7 @@ LEAKING: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "other rows": (FromOtherRows, "LW204", "static.mean(0)"),
     "broadcast": (MeanOfBroadcast, "LW211", ".mean(1)"),
     "lengths of the first": (LengthsOfTheFirst, "LW110", "torch.where(valid"),
-    "order": (ShuffledPair, "LW307", "torch.cat([first, second], 1)"),
+    "order": (ShuffledPair, "LW309", "torch.cat([first, second], 1)"),
 }
 
 

@@ -121,7 +121,7 @@ class TrialRules:
         """The cause of a leak that comes from what stands beside the sequence; None if it does not."""
         changes = {failed.trial.change for failed in self.failed}
         if "order" in changes and changes <= _OF_ORDERS:
-            return rules()["LW307"].cause()
+            return rules()["LW309"].cause()
         steps = self.subject.steps
         base = completed(self.baseline.batch, steps)
         shorter = replace(base, lengths=np.maximum(base.lengths - 1, 1))

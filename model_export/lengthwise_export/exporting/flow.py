@@ -28,7 +28,7 @@ from lengthwise_export.errors import UncheckableError
 from lengthwise_export.exporting import staging
 from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
 from lengthwise_export.targets import padding_side, targets
-from lengthwise_export.targets.target import Target, one_torch_thread, threads_of_check
+from lengthwise_export.targets.target import GraphTarget, Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
     from lengthwise.datasets.dataset import Record

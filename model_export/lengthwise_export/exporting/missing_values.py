@@ -9,7 +9,7 @@ null, divided by how much it does without the null: near 0 means that the null h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 

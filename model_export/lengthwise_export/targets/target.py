@@ -224,7 +224,7 @@ _BESIDE: Final = frozenset({"static", "static_names", "static_categories"})
 _KINDS: Final[dict[TargetKind, tuple[str, frozenset[str]]]] = {
     "spec": ("spec of the built-in architecture", _STEP | {"checkpoint"}),
     "checkpoint": ("checkpoint of the built-in architecture", _STEP),
-    "module": ("torch module", _STEP | _AXES | _BESIDE | {"checkpoint", "output", "missing"}),
+    "module": ("torch module", _STEP | _AXES | _BESIDE | {"checkpoint", "output", "missing", "width", "fit"}),
     "keras": ("Keras model", _STEP | _BESIDE | {"output", "missing"}),
     "onnx": ("ONNX file", _STEP | _AXES | _BESIDE | {"values", "lengths", "mask", "output", "missing"}),
     "directory": ("model directory", _STEP),

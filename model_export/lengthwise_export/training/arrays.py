@@ -142,7 +142,11 @@ def from_files(spec_or_path: str | Spec, files: Sequence[str], reading: Reading)
     reading = replace(
         reading,
         per_step=spec_tables.get("output", {}).get("task") == "per-step",
-        columns=replace(reading.columns, inputs=tuple(input_table.get("feature_names") or ()) or None),
+        columns=replace(
+            reading.columns,
+            inputs=tuple(input_table.get("feature_names") or ()) or None,
+            static=reading.columns.static or tuple(input_table.get("static_names") or ()),
+        ),
         taken=roles.append,
         padding=input_table.get("padding"),
     )
@@ -234,7 +238,8 @@ def _records_of(
     is_values = input_table.get("vocabulary") is None
     stated_features = input_table.get("features") if is_values else None
     features = stated_features if type(stated_features) is int else None  # another type is refused with the spec
-    columns, per_step = ColumnNames(inputs=names), task == "per-step"
+    static = tuple(input_table.get("static_names") or ())
+    columns, per_step = ColumnNames(inputs=names, static=static), task == "per-step"
     entries, roles = input_sequences.read(
         sequences, layout, columns, padding=padding, is_cut=False, per_step=per_step, ask=False
     )
@@ -456,6 +461,7 @@ def complete_tables(
     completed = {name: dict(table) for name, table in spec_tables.items()}
     input_table, output = completed.setdefault("input", {}), completed.setdefault("output", {})
     _complete_features(input_table, records, source)
+    _complete_static(input_table, records, reasons)
     longest = max(len(record.steps) for record in records)
     if "max_length" not in input_table and "long" not in input_table and longest > _DEFAULT_LONGEST:
         input_table["max_length"] = longest

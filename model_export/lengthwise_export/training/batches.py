@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -60,7 +60,7 @@ def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
     examples, longest = [], spec.input.max_length
     for record in records:
         static = static_values_of(record, spec)
-        beside = None if static is None else torch.from_numpy(static)
+        beside = torch.from_numpy(static) if isinstance(static, np.ndarray) else None
         steps, target = torch.from_numpy(record.steps), _target(record, spec)
         parts = [slice(longest)]
         if spec.input.long == "window":
@@ -149,3 +149,14 @@ def static_of(examples: Sequence[Example]) -> Tensor | None:
     """The static values of examples, `[examples, count]`; None if they have none."""
     static = [example.static for example in examples if example.static is not None]
     return torch.stack(static) if static else None
+
+
+def with_other_static(examples: Sequence[Example], seed: int) -> list[Example] | None:
+    """The examples, each with the static values of another one at random, so that these say nothing of its label.
+
+    None if they have no static values.
+    """
+    if (static := static_of(examples)) is None:
+        return None
+    order = np.random.default_rng(seed).permutation(len(examples))
+    return [replace(example, static=static[index]) for example, index in zip(examples, order, strict=True)]

@@ -71,6 +71,15 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
 
 def _why_static_unfit(record: Record, spec: Spec) -> str | None:
     """Why the static values of a record do not fit the spec, as a text for the user; None if they do."""
+    static = static_values_of(record, spec)
+    return static if isinstance(static, str) else None
+
+
+def static_values_of(record: Record, spec: Spec) -> NDArray[np.float32] | str | None:
+    """The static values of a record, `[count]`; a text with the reason if they do not fit the spec.
+
+    None if the spec has none.
+    """
     if spec.input.static_input is None:
         return None
     sequence = InputSequence(record.steps, static=record.static)

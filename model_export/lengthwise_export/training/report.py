@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 METRICS_FILE: Final = "metrics.json"
 SPLITS: Final = ("training", "validation", "left_out", "test")  # of a report, the most meaningful last
+_JUDGED: Final = ("left_out", "validation", "training")  # the splits by which static values are judged, the first first
 FIGURES: Final = {"accuracy": "accuracy", "macro_f1": "macro F1", "loss": "log loss", "ece": "calibration error"}
 _TEMPLATE: Final = Path(__file__).with_name("report.html")
 
@@ -79,7 +80,15 @@ class RunReport(dict[str, Any]):
         for name, scores in splits_of(self).items():
             figures = (f"{scores[figure]:.4f}" for figure in ("loss", "accuracy", "macro_f1"))
             table.add_row(name.replace("_", " "), str(scores["answers"]), *figures)
-        return Group(table, Text(self._ending()))
+        return Group(table, Text(self._ending()), *map(Text, self._about_static()))
+
+    def _about_static(self) -> Iterator[str]:
+        """Yields what static values add, as a line for the terminal; nothing for a model without them."""
+        without = self.get("accuracy_without_static")
+        if without is not None:
+            name, scores = next((name, self[name]) for name in _JUDGED if isinstance(self.get(name), dict))
+            how = "fitted without them" if self.get("kind") == "rocket" else "with those of other sequences"
+            yield f"static values: accuracy {scores['accuracy']:.4f} ({name.replace('_', ' ')}), {without:.4f} {how}"
 
     def _ending(self) -> str:
         """How the training ended, as a line for the terminal."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from lengthwise.runtime import fixed_kernels
 from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training.batches import Example, make_examples
+from lengthwise_export.training.batches import Example, make_examples, static_of
 from lengthwise_export.training.options import TrainingOptions
 from lengthwise_export.training.scores import ScoredAnswer, scores
 from lengthwise_export.training.train import TrainingResult
@@ -66,21 +66,25 @@ def fit(
     begun = time.perf_counter()
     examples = make_examples(records, spec)
     _require_trainable(examples, spec, options)
-    sequences = [example.steps for example in examples]
+    sequences, static = [example.steps for example in examples], static_of(examples)
     model = _with_fitted_kernels(spec, sequences, options.seed)
+    if model.static_values is not None and static is not None:
+        model.static_values.fit(static)
     # Compute the features of each example
     finished = 0
 
-    def features(steps: Tensor, lengths: Tensor) -> Tensor:
+    def features(steps: Tensor, lengths: Tensor, *static: Tensor) -> Tensor:
         """The features of a padded batch; also tells the number of finished examples."""
         nonlocal finished
         finished += len(lengths)
         on_examples(finished)
-        return model.features(steps, lengths)
+        return model.features(steps, lengths, *static)
 
-    values = torch.stack(answer_in_batches(features, sequences, ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1))
+    rows = ROWS_TOGETHER if fixed_kernels.INSTRUCTION_SETS else 1
+    values = torch.stack(answer_in_batches(features, sequences, rows, None if static is None else [*static]))
     # Fit the head, and score its answers
-    fitted, scale = _fit_head(model, values, torch.stack([example.target for example in examples]), spec, options)
+    targets = torch.stack([example.target for example in examples])
+    fitted, scale = _fit_head(model, values, targets, spec, options)
     with torch.no_grad():
         logits = {"training": model.head(values)}
     logits["left_out"] = torch.from_numpy((fitted.left_out / (scale or 1)).astype(np.float32))
@@ -90,13 +94,11 @@ def fit(
         )
         logits["without_static"] = torch.from_numpy(without.left_out.astype(np.float32))
     answered = {name: [*map(ScoredAnswer, logits_of_split, examples)] for name, logits_of_split in logits.items()}
-    return TrainingResult(
-        model,
-        {name: scores(answers, spec) for name, answers in answered.items()},
-        scale,
-        seconds=time.perf_counter() - begun,
-        details={"kind": "rocket", "penalty": fitted.penalty},
-    )
+    splits = {name: scores(answers, spec) for name, answers in answered.items()}
+    details: dict[str, Any] = {"kind": "rocket", "penalty": fitted.penalty}
+    if (without_static := splits.pop("without_static", None)) is not None:
+        details["accuracy_without_static"] = without_static.accuracy
+    return TrainingResult(model, splits, scale, seconds=time.perf_counter() - begun, details=details)
 
 
 def _with_fitted_kernels(spec: Spec, sequences: list[Tensor], seed: int) -> rocket.RocketClassifier:
@@ -126,13 +128,8 @@ def _fit_head(
         The ridge regression, and the temperature; None if it is not calibrated.
     """
     multi_label = spec.output.task == "multi-label"
-    targets = (labels if multi_label else functional.one_hot(labels, len(spec.output.labels))).double().numpy()
-    # With class weights all classes count the same, whatever the number of their examples
-    importance = targets @ (1 / np.maximum(targets.sum(axis=0), 1)) if options.class_weights else None
-    shares = SHARES_WITH_MISSING if "missing" in spec.model.sequence_features else SHARES
-    fitted = fit_ridge(
-        features.numpy(), 2 * targets - 1, importance, sequence_level=model.sequence_level, shares=shares
-    )
+    fitted = _fit_ridge(features, labels, spec, options, model.sequence_level)
+    targets = _targets(labels, spec)
     truth = targets if multi_label else targets.argmax(axis=1)
     scale = temperature.fit(fitted.left_out, truth, multi_label=multi_label) if options.calibration else None
     with torch.no_grad():

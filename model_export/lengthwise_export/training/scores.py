@@ -24,7 +24,7 @@ from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import BuiltInModel
-from lengthwise_export.training.batches import NO_TARGET, Example
+from lengthwise_export.training.batches import NO_TARGET, Example, static_of
 
 BINS: Final = 10  # of equal width, of the reliability diagram
 LENGTH_PARTS: Final = 4

@@ -29,7 +29,14 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.training import scores
-from lengthwise_export.training.batches import Example, batches, make_examples, stratified_split, stratum
+from lengthwise_export.training.batches import (
+    Example,
+    batches,
+    make_examples,
+    stratified_split,
+    stratum,
+    with_other_static,
+)
 from lengthwise_export.training.options import TrainingOptions
 
 WARM_UP: Final = 0.1  # share of the training during which the learning rate rises

@@ -13,7 +13,7 @@ import orjson
 from lengthwise.bench import remote
 from lengthwise.bench.connection import ServerAddress
 from lengthwise.bench.figures import Figures, figures
-from lengthwise.bench.load import Check, Load, Schedule, Tick, ask_each
+from lengthwise.bench.load import Check, Load, Requests, Schedule, Tick, ask_each
 from lengthwise.bench.workload import Sent, arrival_moments, json_body
 from lengthwise.errors import ConfigurationError
 

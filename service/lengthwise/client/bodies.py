@@ -13,7 +13,7 @@ from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.errors import TooLarge
 
 _OPTION_BYTES: Final = 4096  # room in a JSON body for its options
-_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask", "static", "inputs")  # optional fields of a sequence
+_BESIDE_STEPS: Final = ("id", "step_mask", "feature_mask", "static", "inputs", "state", "offset")  # optional fields
 _SHARE_OF_QUEUE: Final = 4  # a request takes at most 1/4 of the queue, so that other callers leave room for it
 
 

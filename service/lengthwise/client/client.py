@@ -7,7 +7,7 @@ import inspect
 import math
 import re
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import closing
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
@@ -201,7 +201,7 @@ class _AnyClient(Generic[Transport]):
         self,
         sequences: Any,
         reading: Mapping[str, Any],
-        attention: bool,
+        outputs: Sequence[str],
         model: str | None,
         version: str | int | None,
         timeout: float | None,
@@ -349,6 +349,9 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
         padding: Padding | None = None,
         static: Any = None,
         inputs: Mapping[str, Any] | None = None,
+        states: Sequence[str | None] | None = None,
+        offsets: Sequence[int | None] | None = None,
+        outputs: Sequence[str] = (),
     ) -> Predictions:
         """Answers sequences of different lengths, in their order.
 
@@ -370,6 +373,10 @@ class Client(_AnyClient["httpx2.BaseTransport"]):
             static: Of a model that takes static values: for each sequence a list of them, or a mapping by their names;
                 or a table with a row for each sequence; or the names of the columns of a table of steps.
             inputs: Of a model that takes several sequences: those of each name, in the place of `sequences`.
+            states: Of a model that streams: for each sequence the `state` of the prediction before, or None where it
+                begins. The answer is that to the whole sequence so far.
+            offsets: How many steps the caller believes each of these states has seen; None for no belief.
+            outputs: Further outputs: `state`, the state after the steps of each, and `attention`.
 
         Returns:
             One prediction for each sequence; a list with `model`, `version` and `labels`.

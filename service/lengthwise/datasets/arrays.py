@@ -23,19 +23,22 @@ from lengthwise.decoding.calls import (
     Problems,
     make_item,
     missing_message,
+    no_steps,
     rounded,
     unknown_fields,
     why_refused,
 )
+from lengthwise.decoding.chunks import ABSENT, Past, SentState, SentStates, resumed
 from lengthwise.decoding.validation import item_fields, read_fields
 from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.states import StateKeys
 
 
 def items(sequences: Any, manifest: Manifest, layout: Layout = "steps-first", **options: Any) -> list[Item]:
     """Converts a caller's sequences to items.
 
-    `options` are `padding`, `ask`, `static` and `inputs` of `items_or_reasons`.
+    `options` are those of `items_or_reasons`.
 
     Raises:
         InvalidSequences: Some sequences cannot be read, or the model refuses them; the error names all of them.
@@ -98,21 +101,35 @@ def items_or_reasons(
     return results
 
 
-def item(sequence: InputSequence, manifest: Manifest, transposed: str = TRANSPOSED) -> Item | str:
+def _sent_state(sequence: InputSequence) -> SentState:
+    """What a sequence says of the steps before its own."""
+    return SentState(*(ABSENT if said is None else said for said in (sequence.state, sequence.offset)))
+
+
+def item(
+    sequence: InputSequence, manifest: Manifest, past: Past | None = None, transposed: str = TRANSPOSED
+) -> Item | str:
     """Makes the item of one sequence; returns a text with the reason if the model refuses the sequence.
 
-    `transposed` ends the text if the steps seem to be transposed.
+    `past`: what came before, of a sequence that is sent with states. `transposed` ends the text if the steps seem to be
+    transposed.
     """
+    made = _with_more(sequence, manifest, None if past is None else past.offset, transposed)
+    return made if isinstance(made, str) else resumed(made, past)
+
+
+def _with_more(sequence: InputSequence, manifest: Manifest, seen: int | None, transposed: str) -> Item | str:
+    """`item` without what came before its steps; `seen`: as in `calls.length_problem`."""
     fields = {name: value for name in ("static", "inputs") if (value := getattr(sequence, name)) is not None}
     if not manifest.input.has_more and not fields:
-        return _item_alone(sequence, manifest, transposed)
+        return _item_alone(sequence, manifest, seen, transposed)
     problems, static = Problems(), manifest.input.static
     if isinstance(sequence.static, Mapping) and static is not None and static.names is None:
         fields["static"] = [*sequence.static.values()]  # the columns of a table, in their order
 
     def read(steps: Any, at: str, alone: Manifest) -> Item | None:
         """Reads the steps of one sequence."""
-        made = _item_alone(replace(sequence, steps=steps), alone, transposed)
+        made = _item_alone(replace(sequence, steps=steps), alone, seen, transposed)
         if isinstance(made, str):
             problems.add(at, made)
             return None
@@ -126,8 +143,8 @@ def item(sequence: InputSequence, manifest: Manifest, transposed: str = TRANSPOS
     return f"{first.pointer[1:]}: {first.detail}" if first.pointer else first.detail
 
 
-def _item_alone(sequence: InputSequence, manifest: Manifest, transposed: str) -> Item | str:
-    """`item` for a model that takes the steps of one sequence alone."""
+def _item_alone(sequence: InputSequence, manifest: Manifest, seen: int | None, transposed: str) -> Item | str:
+    """`item` for a model that takes the steps of one sequence alone; `seen`: as in `calls.length_problem`."""
     features = manifest.input.features
     if seen and not len(sequence.steps):
         return make_item(no_steps(manifest.input), manifest, sent_steps=0, id=sequence.id)
@@ -141,7 +158,7 @@ def _item_alone(sequence: InputSequence, manifest: Manifest, transposed: str) ->
     # A feature that the mask leaves out is a missing value in every step.
     if is_wide_enough and not all(sequence.feature_mask or ()) and manifest.missing == "refuse":
         return missing_message(manifest)
-    if (reason := why_refused(kept_steps, manifest, transposed)) is not None:
+    if (reason := why_refused(kept_steps, manifest, transposed, seen=seen)) is not None:
         return reason
     indices = None if sequence.step_mask is None else np.flatnonzero(sequence.step_mask)
     return make_item(kept_steps, manifest, sent_steps=len(steps), step_indices=indices, id=sequence.id)

@@ -56,6 +56,8 @@ _HOW_TO_NAME: Final = (
 Layout = Literal["steps-first", "channels-first"]  # `[length, features]`, or `[features, length]` as in aeon
 
 _FIELDS: Final = ITEM_FIELDS | {"label", "static", "inputs"}
+_COLUMNS: Final = _FIELDS - {"state", "offset"}  # of a table: a column of one of these names may be anything
+_PLURALS: Final = {"static": "static values", "state": "states", "offset": "offsets"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class InputSequence:
     order: Sequence[int] | None = None  # the place of each step in a table, before the sort by time
     static: Any = None  # the values beside it: a list, or a mapping by name; None without them
     inputs: Mapping[str, NDArray[Any]] | None = None  # of several sequences the steps of each, by name
+    state: str | None = None  # what came with the answer to the steps before these; None where it begins
+    offset: int | None = None  # how many steps the caller believes the state has seen
 
     def in_order(self, names: tuple[str, ...] | None) -> InputSequence:
         """Picks the features with these names, in their order; returns a new sequence.
@@ -550,7 +554,8 @@ def _sequence(
         array = steps_array(steps, padding)
         array = np.ascontiguousarray(array.T) if layout == "channels-first" and array.ndim == 2 else array
     masks = _mask(fields, "step_mask"), _mask(fields, "feature_mask")
-    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs), roles
+    before = fields.get("state"), fields.get("offset")
+    return InputSequence(array, _identifier(name), *masks, label, names, order, static, inputs, *before), roles
 
 
 def _identifier(value: Any) -> str | None:

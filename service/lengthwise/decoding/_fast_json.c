@@ -48,9 +48,6 @@ typedef struct {
     const char *id;                /* the text of its id, behind the quote, or NULL */
     Py_ssize_t id_bytes;           /* of that text, without the quote behind it */
     int has_escapes;               /* whether that text has a backslash */
-    const char *state;             /* the text of its state, behind the quote, or NULL */
-    Py_ssize_t state_bytes;        /* of that text, without the quote behind it */
-    long long offset;              /* how many steps the state has seen, as is said, or -1 */
     int has_list;                  /* whether a step is an array */
     Py_ssize_t faults;             /* of all steps */
     Py_ssize_t first_told, told;   /* which of the faults of the reader are its own */
@@ -78,7 +75,6 @@ typedef struct {
     Sequence *sequences;
     Py_ssize_t sequence_count, sequence_room;
     int is_plain;             /* whether no sequence is an object */
-    int has_states;           /* whether a sequence has a state or an offset */
     Fault *faults;
     Py_ssize_t fault_count, fault_room;
     Py_ssize_t parts;         /* arrays, objects and strings */
@@ -532,28 +528,10 @@ static const char *read_steps(Reader *reader, const char *p, Sequence *sequence)
     return fits || in_detail ? p + 1 : NULL;
 }
 
-/* The state of a sequence or its offset, which stands at p under a name; the place behind it, or NULL. */
-static const char *read_past(Reader *reader, const char *name, const char *p, Sequence *sequence)
-{
-    int has_escapes = 0;
-    reader->has_states = 1;
-    if (!sequence->state && *p == '"' && strncmp(name, "\"state\"", 7) == 0) {
-        sequence->state = p + 1;
-        p = past_string(p + 1, &has_escapes);
-        sequence->state_bytes = p ? p - 1 - sequence->state : 0;
-        return has_escapes ? NULL : p;
-    }
-    if (sequence->offset >= 0 || !is_digit(*p) || strncmp(name, "\"offset\"", 8) != 0) return NULL;
-    if (*p == '0' && is_digit(p[1])) return NULL;
-    const char *first = p;
-    for (sequence->offset = 0; is_digit(*p) && p - first < 18; p++) sequence->offset = 10 * sequence->offset + *p - '0';
-    return p;
-}
-
 /* One entry of the array of sequences; the place behind it, or NULL. */
 static const char *read_sequence(Reader *reader, const char *p, Sequence *sequence)
 {
-    *sequence = (Sequence){.first_told = reader->fault_count, .offset = -1};
+    *sequence = (Sequence){.first_told = reader->fault_count};
     if (*p == '[') return read_steps(reader, p, sequence);
     reader->is_plain = 0;
     sequence->start = p;
@@ -636,9 +614,8 @@ static PyObject *made(const Reader *reader, const char *body)
     if (reader->is_plain && reader->sequence_count == 1) return bytes;
     PyObject *ends = PyList_New(reader->sequence_count);
     PyObject *ids = reader->is_plain ? Py_NewRef(Py_None) : PyList_New(reader->sequence_count);
-    PyObject *states = reader->has_states ? PyList_New(reader->sequence_count) : Py_NewRef(Py_None);
     Py_ssize_t steps = 0;
-    int is_made = bytes && ends && ids && states;
+    int is_made = bytes && ends && ids;
     for (Py_ssize_t i = 0; is_made && i < reader->sequence_count; i++) {
         const Sequence *sequence = reader->sequences + i;
         PyObject *end = PyLong_FromSsize_t(steps += sequence->count), *id;
@@ -651,9 +628,6 @@ static PyObject *made(const Reader *reader, const char *body)
         else
             id = PyUnicode_DecodeUTF8(sequence->id, sequence->id_bytes, NULL);
         is_made = id && PyList_SetItem(ids, i, id) == 0;
-        if (!is_made || !reader->has_states) continue;
-        PyObject *state = Py_BuildValue("s#L", sequence->state, sequence->state_bytes, sequence->offset);
-        is_made = state && PyList_SetItem(states, i, state) == 0;
     }
     if (is_made && !reader->takes_more) return Py_BuildValue("NNN", bytes, ends, ids);
     PyObject *places = is_made ? PyList_New(reader->sequence_count) : NULL;
@@ -666,7 +640,6 @@ static PyObject *made(const Reader *reader, const char *body)
     Py_XDECREF(bytes);
     Py_XDECREF(ends);
     Py_XDECREF(ids);
-    Py_XDECREF(states);
     return NULL;
 }
 
@@ -725,8 +698,7 @@ PyDoc_STRVAR(read_doc,
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
              "ends: number of steps up to the end of each sequence.\n"
-             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n"
-             "states: of each (the text of its state or None, its offset or -1); None if none has one of them.\n\n"
+             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n\n"
              "Of a single sequence that is an array, only the values.\n\n"
              "takes_more: whether an item may have other fields; then a fourth entry follows, of each item the places\n"
              "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n\n"
@@ -758,7 +730,6 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     reader.faults = NULL;
     reader.fault_count = reader.fault_room = 0;
     reader.is_plain = 1;
-    reader.has_states = 0;
     reader.is_out_of_memory = 0;
     void *numbers = begin(&reader, start, end);
     if (!numbers) return NULL;

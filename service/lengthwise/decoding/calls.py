@@ -22,7 +22,6 @@ from lengthwise.runtime.manifest import Manifest, StepInput
 from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
-    from lengthwise.decoding.chunks import Past
     from lengthwise.repository.registry import ServedModel
 
 MAX_TIMEOUT_MS = 86_400_000.0  # a day; longer timeouts are cut to it
@@ -96,6 +95,9 @@ def why_refused(
     `transposed` ends the sentence if the steps seem to be transposed: then their number is the model's number of
     features. `seen`: as in `length_problem`.
     """
+    if manifest.input.has_more:
+        more = "several sequences" if manifest.input.sequences else "static values"
+        return f"the model {manifest.key} takes {more}, which are not here"
     if not len(steps) and not seen:
         return "a sequence has at least one step"
     if (length_fault := length_problem(len(steps), manifest, seen)) is not None:
@@ -194,7 +196,6 @@ def make_item(
     sent_steps: int,
     step_indices: NDArray[np.intp] | None = None,
     id: str | None = None,
-    past: Past | None = None,
 ) -> Item:
     """Makes the item of a sequence, which is cut if it is longer than the model's max length.
 
@@ -211,10 +212,7 @@ def make_item(
         sent_steps: The number of steps in the request.
         step_indices: `[length]`: where each of `steps` was among the sent steps; None if no mask leaves any out.
         id: The caller's name for the sequence.
-        past: What came before, of a sequence that is sent with states.
     """
-    if past is not None:
-        return past.resume(Item(steps, sent_steps, step_indices, id))
     if len(steps) > manifest.max_length and manifest.long in ("head", "tail"):
         kept = slice(manifest.max_length) if manifest.long == "head" else slice(-manifest.max_length, None)
         indices = np.arange(sent_steps, dtype=np.intp) if step_indices is None else step_indices

@@ -50,11 +50,19 @@ class Past(NamedTuple):
     values: Mapping[str, NDArray[Any]] = {}  # the states by the names of the graph's inputs, without the axis of rows
     wants_state: bool = False  # whether the answer has the next state
 
-    def resume(self, item: Item) -> Item:
-        """The item of the next steps, which begins from the states."""
-        row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
-        steps = replace(row, beside={**row.beside, **self.values}, wants_state=self.wants_state)
-        return item._replace(steps=steps, seen=self.offset)
+
+def resumed(item: Item, past: Past | None) -> Item:
+    """The item as the steps that follow its past; an item that is sent without states stays as it is."""
+    if past is None:
+        return item
+    row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
+    steps = replace(row, beside={**row.beside, **past.values}, wants_state=past.wants_state)
+    return item._replace(steps=steps, seen=past.offset)
+
+
+def sent_state(item: Any) -> SentState:
+    """What an item of a body says of the steps before its own, if it is an object."""
+    return SentState(item.get("state", ABSENT), item.get("offset", ABSENT)) if isinstance(item, dict) else SentState()
 
 
 @dataclass

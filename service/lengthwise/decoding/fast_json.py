@@ -12,7 +12,7 @@ NaN for null, or of int64 token ids.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -21,7 +21,8 @@ import numpy as np
 import orjson
 
 from lengthwise.decoding import json_text, options, static_values, validation
-from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, make_item, split
+from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, length_problem, make_item, split
+from lengthwise.decoding.chunks import SentStates, resumed, sent_state
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import Sample, Steps, steps_of
@@ -37,7 +38,6 @@ except ImportError:  # mypy knows the module from its stub; at run time an insta
 
 COMPILED: Final = _fast_json is not None  # whether the C module was built
 _MOST_OTHER_BYTES: Final = 4096  # besides the sequences; with more, only `validation` parses the body
-_STATIC_FIELDS: Final = frozenset({"id", "steps", "static"})  # of an ordinary item of a model that takes static values
 _NO_OPTIONS: Final = options.CallOptions()
 _LEAST_WRONG_BYTES: Final = 65_536  # `validation` says faster what is wrong with a shorter body
 _MOST_PARSED_BYTES: Final = 65_536  # of a wrong body, besides the steps
@@ -101,22 +101,18 @@ def read(
     except RequestError:
         return None
     manifest = model.manifest
-    if manifest.input.sequences or (call_options.outputs and manifest.graph.attention is None):
+    attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
+    lacks_output = (attention and manifest.graph.attention is None) or (wants_state and manifest.streaming is None)
+    if manifest.input.sequences or lacks_output:
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
-    if sequences is None or (isinstance(sequences, bytes) and manifest.input.has_more):
+    if sequences is None:
         return None
-    states: Sequence[tuple[str | None, int]] | None = None
-    if isinstance(sequences, bytes):
-        array = _steps(sequences, manifest.input.features or 0)
-        items: Sequence[Item] = (make_item(array, manifest, sent_steps=len(array)),)
-        extra_bytes = 0
-    else:
-        try:
-            items, extra_bytes = _items(body, *sequences, manifest=manifest)
-        except RequestError:
-            return None
+    try:
+        items, extra_bytes = _made(sequences, body, model, wants_state=wants_state)
+    except RequestError:
+        return None
     return Call(
         model,
         items,
@@ -130,62 +126,57 @@ def read(
     )
 
 
-def _resumed(
-    items: Sequence[Item], states: Sequence[tuple[str | None, int]] | None, model: ServedModel, *, wants_state: bool
-) -> list[Item] | None:
-    """The items with what came before their steps, as C has read it; None if only `validation` can say what is wrong.
+def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool) -> tuple[list[Item], int]:
+    """The items of what C has read (`_read`), and the bytes that they keep in memory besides their steps.
 
-    `states` are the text of each state, None for none, and the offset that was sent with it, -1 for none.
-    """
-    sent = [
-        SentState(ABSENT if text is None else text, ABSENT if offset < 0 else offset)
-        for text, offset in states or [(None, -1)] * len(items)
-    ]
-    found = SentStates(sent, "", "", Problems(), wants_state)
-    manifest = model.manifest
-    _, pasts = found.read([manifest], model.state_keys)
-    lengths = [
-        length_problem(len(item.steps), manifest, past and past.offset) for item, past in zip(items, pasts, strict=True)
-    ]
-    if found.refused or any(lengths):
-        return None
-    return list(map(resumed, items, pasts))
+    Raises:
+        RequestError: Something is not ordinary.
+    """  # noqa: DOC502 - what it calls raises it
+    manifest, extra_bytes = model.manifest, 0
+    fields: list[dict[str, Any]] = []  # of each item besides its steps; empty if all are arrays
+    if isinstance(sequences, bytes):
+        array = _steps(sequences, manifest.input.features or 0)
+        items = [make_item(array, manifest, sent_steps=len(array))]
+    else:
+        numbers, ends, ids, *places = sequences
+        items, extra_bytes = _items(numbers, ends, ids, manifest)
+        fields = _other_fields(items, body, places[0], manifest) if places and ids is not None else []
+    if manifest.input.static is not None:
+        items = _with_static(items, fields, manifest)
+    if manifest.streaming is not None and (fields or wants_state):
+        items = _resumed(items, fields, model, wants_state=wants_state)
+    return items, extra_bytes
 
 
 def _items(
-    body: bytes,
-    numbers: bytes,
-    ends: Sequence[int],
-    ids: Sequence[str | bytes | None] | None,
-    places: Sequence[tuple[int, int, int, int]] = (),
-    *,
-    manifest: Manifest,
+    numbers: bytes, ends: Sequence[int], ids: Sequence[str | bytes | None] | None, manifest: Manifest
 ) -> tuple[list[Item], int]:
     """The items of several sequences as C has read them, and the bytes that they keep in memory besides their steps.
 
     Raises:
-        RequestError: An id is not valid, or static values are not.
+        RequestError: An id is not valid.
     """  # noqa: DOC502 - `_identifiers` raises it
     array = _steps(numbers, manifest.input.features or 0)
     identifiers = [None] * len(ends) if ids is None else _identifiers(ids)
-    items, extra_bytes = split(array, [0, *ends], identifiers, manifest), 0
-    if manifest.long in ("head", "tail"):
-        items, extra_bytes = compact(items, array)
-    return (_with_static(items, body, places, manifest) if places else items), extra_bytes
+    items = split(array, [0, *ends], identifiers, manifest)
+    return compact(items, array) if manifest.long in ("head", "tail") else (items, 0)
 
 
-def _with_static(
-    items: list[Item], body: bytes, places: Sequence[tuple[int, int, int, int]], manifest: Manifest
-) -> list[Item]:
-    """The items with their static values: the other fields of each, without the steps that C has read, are parsed.
+def _other_fields(
+    items: Sequence[Item], body: bytes, places: Sequence[tuple[int, int, int, int]], manifest: Manifest
+) -> list[dict[str, Any]]:
+    """The fields of each item but its steps, which C has read; none of an array.
 
     `places` are, of each item, where it and its steps start and end in the body (`_fast_json.read`).
 
     Raises:
         RequestError: Some of the fields are not ordinary.
     """
-    texts = [b"%s[]%s" % (body[start:steps], body[steps_end:end]) for start, steps, steps_end, end in places]
-    problems, made, text = Problems(), list[Item](), b"[%s]" % b",".join(texts)
+    texts = [
+        b"{}" if start < 0 else b"%s[]%s" % (body[start:steps], body[steps_end:end])
+        for start, steps, steps_end, end in places
+    ]
+    text = b"[%s]" % b",".join(texts)
     try:
         parsed = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -193,14 +184,50 @@ def _with_static(
     # Of two equal keys orjson keeps the last, and `parse` refuses them: there is a colon for each key
     if text.count(b":") != sum([len(fields) for fields in parsed if type(fields) is dict]):
         parsed = json_text.parse(text)
+    known = {"id", "steps"}
+    if manifest.input.static is not None:
+        known.add("static")
+    if manifest.streaming is not None:
+        known |= {"state", "offset"}
     for item, fields in zip(items, parsed, strict=True):
-        is_object = isinstance(fields, dict) and _STATIC_FIELDS.issuperset(fields)
+        is_object = isinstance(fields, dict) and known.issuperset(fields)
         if not is_object or ("id" in fields, fields.get("id")) != (item.id is not None, item.id):
             raise RequestError("an item is no object, or has another field, or a wrong id")
-        values = static_values.read(fields.get("static"), "", manifest, problems)
+    return parsed  # type: ignore[no-any-return]  # a list of what was just checked
+
+
+def _with_static(items: Sequence[Item], fields: Sequence[Mapping[str, Any]], manifest: Manifest) -> list[Item]:
+    """The items with their static values.
+
+    Raises:
+        RequestError: Some of the values are not ordinary.
+    """  # noqa: DOC502 - `require_none` raises it
+    problems = Problems()
+    made: list[Item] = []
+    for item, others in zip(items, fields or [{}] * len(items), strict=True):
+        values = static_values.read(others.get("static"), "", manifest, problems)
         made.append(item._replace(steps=Sample(steps_of(item.steps), {} if values is None else {"static": values})))
     problems.require_none()
     return made
+
+
+def _resumed(
+    items: Sequence[Item], fields: Sequence[Mapping[str, Any]], model: ServedModel, *, wants_state: bool
+) -> list[Item]:
+    """The items with what came before their steps, by their states.
+
+    Raises:
+        RequestError: Only `validation` can say which version answers, or what is wrong.
+    """
+    states = SentStates(list(map(sent_state, fields or [{}] * len(items))), "", "", Problems(), wants_state)
+    manifest = model.manifest
+    _, pasts = states.read([manifest], model.state_keys)
+    lengths = [
+        length_problem(len(item.steps), manifest, past and past.offset) for item, past in zip(items, pasts, strict=True)
+    ]
+    if states.refused or any(lengths):
+        raise RequestError("a state is not ordinary")
+    return list(map(resumed, items, pasts))
 
 
 def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manifest | None, *, in_detail: bool) -> Any:
@@ -211,14 +238,15 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
 
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
     - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
-      if the model takes static values, a fourth entry follows, where the items and their steps are;
+      if the model takes static values or states, a fourth entry follows, where the items and their steps are;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:
         return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, in_detail)
     step, longest = manifest.input, manifest.max_length if manifest.long == "reject" else sys.maxsize
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
-    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, step.static is not None
+    takes_more = step.static is not None or manifest.streaming is not None
+    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more
     return _fast_json.read(body, start, end, max_sequences, *rules)
 
 

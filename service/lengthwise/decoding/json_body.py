@@ -63,7 +63,7 @@ def prediction(
             "step_scores": _at_sent_steps(item, probabilities.max(axis=1)),
             "probabilities": _at_sent_steps(item, np.ascontiguousarray(probabilities)),
         }
-    fields["length"] = len(item.steps)
+    fields["length"] = len(item.steps) if not manifest.input.sequences else lengths_of(manifest, item)
     if manifest.input.fit is not None:
         fields["fitted"] = manifest.input.fit
     if attention and answer.attention is not None:
@@ -83,6 +83,12 @@ def next_state(manifest: Manifest, item: Item, answer: Answer, keys: StateKeys) 
     """How many steps the sequence of an item has so far, and the text of the state after them."""
     offset = (item.seen or 0) + len(item.steps)
     return offset, keys.text(manifest.state_digest, offset, answer.states)
+
+
+def lengths_of(manifest: Manifest, item: Item) -> dict[str, int]:
+    """The length of each of several sequences, by its name."""
+    assert isinstance(item.steps, Sample)
+    return dict(zip(manifest.by_sequence, item.steps.lengths, strict=True))
 
 
 def _at_sent_steps(item: Item, entries: Sequence[Any] | NDArray[Any]) -> Sequence[Any] | NDArray[Any]:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding import options
+from lengthwise.decoding import options, static_values
 from lengthwise.decoding.calls import (
     Call,
     Find,
@@ -28,7 +28,7 @@ from lengthwise.decoding.calls import (
     read_id,
     unknown_fields,
 )
-from lengthwise.decoding.chunks import ABSENT, NO_STREAM, Past, SentState, SentStates
+from lengthwise.decoding.chunks import ABSENT, NO_STREAM, SentStates, resumed, sent_state
 from lengthwise.decoding.json_text import collector_paused, kind, parse
 from lengthwise.decoding.sent_steps import CheckedSteps, SentWhere, read_steps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
@@ -109,17 +109,17 @@ def read_document(document: Any, find: Find, *, max_sequences: int, layout: Body
     model = options.find_model(call_options, find, problems)
     values = sequences if isinstance(sequences, list) else []
     at, outputs = layout.pointer, call_options.outputs
-    states = SentStates(list(map(_sent_state, values)), f"{at}/state", f"{at}/offset", problems, "state" in outputs)
+    states = SentStates(list(map(sent_state, values)), f"{at}/state", f"{at}/offset", problems, "state" in outputs)
     model, pasts = states.choose(model, named=layout.names_version or call_options.version is not None)
     manifest = model.manifest
     _check_outputs(outputs, manifest, problems)
     items = [
-        read_item(value, f"{root}/{i}", manifest, problems, past)
+        read_item(value, f"{root}/{i}", manifest, problems, None if past is None else past.offset)
         for i, (value, past) in enumerate(zip(values, pasts, strict=True))
     ]
     problems.require_none()
     states.conflicts.require_none()
-    good = [item for item in items if item is not None]
+    good = [resumed(item, past) for item, past in zip(items, pasts, strict=True) if item is not None]
     options_of_call = "attention" in outputs, call_options.timeout_ms, call_options.priority
     return Call(model, good, *options_of_call, layout.pointer, states="state" in outputs)
 
@@ -136,22 +136,16 @@ def _check_outputs(outputs: Sequence[str], manifest: Manifest, problems: Problem
             problems.add(f"/outputs/{outputs.index(name)}", missing[name])
 
 
-def _sent_state(value: Any) -> SentState:
-    """What an item says of the steps before its own."""
-    return (
-        SentState(value.get("state", ABSENT), value.get("offset", ABSENT)) if isinstance(value, dict) else SentState()
-    )
-
-
-def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems, past: Past | None) -> Item | None:
+def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems, seen: int | None) -> Item | None:
     """Reads the entry of a sequence in a body; returns None if it is wrong, and adds the reasons to `problems`.
 
     `value` is an array of steps, or an object with `steps`, and perhaps an id and masks. A model that takes more has
-    objects only: with `static`, and with `inputs` in the place of `steps` if it takes several sequences.
+    objects only: with `static`, and with `inputs` in the place of `steps` if it takes several sequences. `seen`: how
+    many steps came before, of an item that is sent with states; None for any other.
     """
     takes = manifest.input
     if not isinstance(value, dict) and not takes.has_more:
-        return _read_sequence(value, pointer, manifest, problems=problems)
+        return _read_sequence(value, pointer, manifest, problems=problems, seen=seen)
     fields = item_fields(takes)
     if not isinstance(value, dict):
         needed = listed(sorted(fields & {"inputs", "static", "steps"}))
@@ -160,8 +154,8 @@ def read_item(value: Any, pointer: str, manifest: Manifest, problems: Problems, 
     problems_before = problems.total
     unknown_fields(value, fields, pointer, problems)
     identifier = read_id(value["id"], f"{pointer}/id", problems) if "id" in value else None
-    masks = {} if takes.sequences else value
-    read = partial(_read_sequence, problems=problems, masks=masks, pointer=pointer)
+    of_single: dict[str, Any] = {} if takes.sequences else {"masks": value, "pointer": pointer, "seen": seen}
+    read = partial(_read_sequence, problems=problems, **of_single)
     item = read_fields(value, pointer, manifest, problems, read)
     return None if item is None or problems.total > problems_before else item._replace(id=identifier)
 
@@ -227,6 +221,7 @@ def _read_sequence(
     problems: Problems,
     masks: Mapping[str, Any] = MappingProxyType({}),
     pointer: str = "",
+    seen: int | None = None,
 ) -> Item | None:
     """Reads the steps of a sequence; returns None if they are wrong, and adds the reasons to `problems`.
 
@@ -239,6 +234,7 @@ def _read_sequence(
         problems: What is wrong is added.
         masks: The item, if it may have masks.
         pointer: The JSON pointer of the item.
+        seen: How many steps came before, of an item that is sent with states; None for any other.
     """
     problems_before = problems.total
     count = len(steps) if isinstance(steps, list | CheckedSteps) else None
@@ -271,7 +267,7 @@ def _read_sequence(
     if feature_mask is not None:
         array[:, ~feature_mask] = np.nan
     indices = None if len(kept) == len(steps) else np.asarray(kept, dtype=np.intp)
-    return make_item(array, manifest, sent_steps=len(steps), step_indices=indices, id=identifier, past=past)
+    return make_item(array, manifest, sent_steps=len(steps), step_indices=indices)
 
 
 def _mask(

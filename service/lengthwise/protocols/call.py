@@ -56,6 +56,7 @@ _MILLISECONDS: Final = re.compile(rb"[0-9]{1,20}(\.[0-9]{1,20})?")
 _PROCESS: Final = secrets.token_hex(4).encode()  # the beginning of this process's request ids
 _numbers: Final = itertools.count(1)
 _LONGEST_ID: Final = 128  # bytes
+_SMALL_BYTES: Final = 16_384  # of a body that is read on the event loop in any form: some 0.3 ms at most
 _ID_CHARACTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/+=")
 
 
@@ -126,6 +127,8 @@ class InferenceCall:
         if len(request.body) > protocol.most_fast_bytes or protocol.large_bodies.at_once >= MOST_AT_ONCE:
             return None
         decoded = protocol.read(request, fast=True)
+        if decoded is None and len(request.body) <= _SMALL_BYTES:
+            decoded = protocol.read(request, fast=False)
         if decoded is not None:
             self._note(decoded)
             if (count := len(decoded[0].items)) >= MANY_SEQUENCES:

@@ -13,19 +13,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from lengthwise.errors import ModelError, as_model_errors
-from lengthwise.padding import PaddedBatch, pad, rounded_width, step_mask
+from lengthwise.padding import pad, rounded_width, step_mask
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import convolutions, integer_layers, kernel_shares, nan_trial, summaries
+from lengthwise.runtime.onnx import attention, convolutions, integer_layers, kernel_shares, nan_trial, summaries
 from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
@@ -212,8 +212,9 @@ def _with_convolutions(
     """Opens a session with the operator of `onnx.convolutions`.
 
     The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
-    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, as no trial
-    shows how the operator treats it. `_require_same` raises a ModelError; other errors are onnxruntime's.
+    (`require`) if the graph has no convolutions that fit the operator; and for a model that accepts NaN, or rows
+    without steps, as no trial shows how the operator treats them. `_require_same` raises a ModelError; other errors are
+    onnxruntime's.
     """
     names, features = manifest.graph, manifest.input.features or 0
     require(recurrent_kernels.CONVOLUTION_SETS and names.lengths_type == "int32")
@@ -239,6 +240,7 @@ def _with_summaries(
     """
     names = manifest.graph
     require(summaries.INSTRUCTION_SETS and names.lengths_type == "int32" and names.mask is None)
+    require(manifest.blank is None)  # the trial has nothing beside the steps
     graph = summaries.fused(content, names.sequences, names.lengths or "")
     options = _options(threads, device.provider)
     kernels = f"summaries {recurrent_kernels.register(options, 'summaries')}"
@@ -251,11 +253,55 @@ def _with_summaries(
     return session, kernels
 
 
+def _with_attention(
+    source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
+) -> _WithKernels:
+    """Opens a session with onnxruntime's operator for attention, on the CPU.
+
+    The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session. `NotFound`
+    (`require`) if the graph has no attention that is known. `_require_same` raises a ModelError if it is not what it
+    was taken for; other errors are onnxruntime's.
+    """
+    # The trial draws one sequence a row, and no NaN, and compares no states.
+    require(not manifest.further and manifest.streaming is None and manifest.missing != "handled")
+    require(device.provider == CPU_DEVICE.provider)
+    options = _options(threads, device.provider)
+    options.log_severity_level = 4  # an operator that does not fit is no error: see below
+    session = _open_in(source.replaced(attention.fused(content)), options, device)
+    # At padding, answers per step are as large as it is, and are compared, too.
+    _require_same(session, plain, manifest, padding=1 if manifest.task == "per-step" else _LARGE)
+    return session, ATTENTION
+
+
+def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: float) -> None:
+    """Requires that the answers of a replaced graph are those of the plain session but for rounding (`_SAME`).
+
+    The sequences are random, of several lengths, and so is the padding, which is `padding` times as large. What stands
+    beside them is zero.
+
+    Raises:
+        ModelError: They are not.
+    """
+    names, random = manifest.graph, np.random.default_rng(0)
+    lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
+    zeros = zero_batch(manifest, len(lengths), rounded_width(lengths[-1], manifest.width_multiple))
+    batch, steps = replace(zeros, lengths=np.array(lengths, np.int32)), zeros.steps
+    if manifest.input.kind == "tokens":
+        steps[:] = random.integers(0, manifest.input.vocabulary or 1, steps.shape)
+    else:
+        steps[:] = random.standard_normal(steps.shape)
+        steps[~step_mask(batch.lengths, batch.width)] *= padding
+    actual, expected = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
+    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
+        raise ModelError("its masks are not of valid steps, or its axes are in another order")
+
+
 _KERNELS: Final = (
     (_with_recurrent_kernels, "kernels run its recurrent layers"),
     (_with_fixed_kernels, "operators run its fixed kernels"),
     (_with_convolutions, "operators run its convolutions"),
     (_with_summaries, "operators run its summaries"),
+    (_with_attention, "nodes run its attention"),
 )
 """The functions that open a session with kernels, in the order in which they are tried, and a text for the log."""
 

@@ -85,7 +85,7 @@ class Session:
     kernels: str
     """The kernels of layers: the instruction set of `recurrent_kernels`, with `POOLING` if they also compute
     poolings or products; "int8", "fixed", "convolutions" or "summaries" followed by the instruction set of these
-    kernels; or "onnxruntime"."""
+    kernels; "attention" where onnxruntime's operator for attention runs; or "onnxruntime"."""
     recurrent: bool
     """Whether the graph may have a recurrent layer, or at int8 another layer for this project's kernels; or its
     attention runs in one operator. A promise of such a graph is of its kernels."""

@@ -67,7 +67,7 @@ def validated(records: Iterable[Record | BadRecord], manifest: Manifest) -> Iter
 def item_of(record: Record, manifest: Manifest) -> Item | str:
     """The item of a record; a text with the reason if the model refuses it."""
     sequence = InputSequence(record.steps, record.id, static=record.static, inputs=record.inputs)
-    return arrays.item(sequence, manifest, _TRANSPOSED)
+    return arrays.item(sequence, manifest, transposed=_TRANSPOSED)
 
 
 def chunked(entries: Iterable[InputRecord], read: Callable[[], float], *, stop_at_bad: bool) -> Iterator[Chunk]:
