@@ -254,7 +254,7 @@ def test_steps_are_packed_and_states_stay_rows():
         assert (node.input[2], node.output) == (state, [f"{state}_next"])
 
 
-def test_a_maximum_that_goes_on_in_another_way_is_computed_as_the_graph_says():
+def test_a_maximum_that_goes_on_otherwise_is_as_the_graph_says():
     model = graph()
     (largest,) = [node for node in model.graph.node if node.op_type == "Max"]
     largest.input[1] = "turned"
