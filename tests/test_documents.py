@@ -51,6 +51,7 @@ PAGES = {
     "docs/own-code.md": Page(),
     "docs/python.md": Page(),
     "docs/spec.md": Page(),
+    "docs/static.md": Page(here=True),
     "docs/streaming.md": Page(),
     "docs/streaming-export.md": Page(here=True),
     "docs/summaries.md": Page(tolerance=0.05),
@@ -63,7 +64,7 @@ SLOW = {
     f"docs/{name}.md"
     for name in (
         *("add-the-check", "api", "coming-from", "keras", "masking", "mending", "monitoring", "own-code", "python"),
-        *("summaries", "troubleshooting", "tutorial-keras"),
+        *("static", "summaries", "troubleshooting", "tutorial-keras"),
     )
 }
 """Pages that `make test-long` runs: each takes two seconds of processor time or more."""

@@ -86,6 +86,7 @@ print(json_format.MessageToJson(text_format.Parse(sys.stdin.read(), ModelConfig(
 """Run in a process of its own: its messages and those of the service have the same names."""
 
 
+@pytest.mark.process
 def test_triton_gets_the_states_as_implicit_ones(published: PublishedModel) -> None:
     reader, text = [sys.executable, "-c", READ_BY_TRITONS_OWN], (published.directory / "config.pbtxt").read_text()
     config = json.loads(subprocess.run(reader, input=text, capture_output=True, text=True, check=True).stdout)

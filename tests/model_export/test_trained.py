@@ -99,7 +99,7 @@ def test_every_key_of_a_spec_is_compared() -> None:
         "input.padding_id",
         "model.preset",
     }
-    may_differ = {"input.max_length", "input.long", "model.dropout", "model.input_dropout"} & keys
+    may_differ = {"input.min_length", "input.max_length", "input.long", "model.dropout", "model.input_dropout"} & keys
     assert {*trained.MAY_DIFFER} == {"input.padding"} | may_differ
 
 

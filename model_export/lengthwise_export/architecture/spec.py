@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_v
 
 from lengthwise.runtime.feature_names import FeatureNames
 from lengthwise.runtime.input_tables import MOST_STATIC
-from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput, Task
+from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput
 from lengthwise.wrong_values import all_wrong
 from lengthwise_export.architecture.model_spec import (
     ROCKET_KEYS,
@@ -131,7 +131,7 @@ class OutputSpec(SpecTable):
     """The labels and the task: one label for a sequence, several, or one for each step."""
 
     labels: tuple[str, ...] = Field(min_length=1)
-    task: Task = "single-label"
+    task: Literal["single-label", "multi-label", "per-step"] = "single-label"
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
         """Contradictions: too few labels for the task, and a label that occurs twice."""

@@ -49,10 +49,10 @@ def verdict_and_reason(
 
 @dataclass(slots=True)
 class PaddedLengths:
-    """The longest padded sequence whose answer moved, and the longest whose answer held, in steps; 0 if none did."""
+    """The longest padded sequence whose answer moved, and the longest whose answer did not, in steps; 0 if none did."""
 
     moved: int = 0
-    held: int = 0
+    steady: int = 0
 
     def note(
         self,
@@ -65,9 +65,9 @@ class PaddedLengths:
         width, lengths = max(baseline.batch.width, trial.batch.width), baseline.batch.lengths.tolist()
         padded = {pair: lengths[pair[0]] for pair in differences if lengths[pair[0]] < width}
         moved = {length for pair, length in padded.items() if not differences[pair] <= tolerance}  # NaN moves, too
-        self.moved, self.held = max([self.moved, *moved]), max([self.held, *({*padded.values()} - moved)])
+        self.moved, self.steady = max([self.moved, *moved]), max([self.steady, *({*padded.values()} - moved)])
 
     @property
     def may_hold_from(self) -> int | None:
         """The length from which on no answer moved; None if the longest padded sequence moved as well."""
-        return self.moved + 1 if self.moved < self.held else None
+        return self.moved + 1 if self.moved < self.steady else None

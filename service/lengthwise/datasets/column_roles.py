@@ -190,7 +190,8 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
     values = _in_order_of_inputs(values, chosen)
     # 4. The rest
-    left_out = tuple(name for name in names if name not in role_columns.union(values))
+    used = role_columns.union(values)
+    left_out = tuple(name for name in names if name not in used)
     float_ids = isinstance(names, TableColumns) and has_float_ids(names.get(column_of_role["id"] or "", []))
     return Roles(
         column_of_role["id"],
