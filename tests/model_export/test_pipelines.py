@@ -79,6 +79,31 @@ def test_a_graph_answers_a_thousand_sequences_as_its_pipeline(name: str, missing
     assert (options.missing, options.multi_label, options.threshold) == ("handled", False, None)
 
 
+OPTIONS = {
+    "without the mean": [StandardScaler(with_mean=False), LogisticRegression()],
+    "without the scale": [StandardScaler(with_std=False), LogisticRegression()],
+    "neither": [StandardScaler(with_mean=False, with_std=False), LogisticRegression()],
+    "clipped": [MinMaxScaler((-0.1, 0.3), clip=True), LogisticRegression()],
+    "absolute, clipped": [MaxAbsScaler(clip=True), LogisticRegression()],
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_an_option_of_a_scaler_is_obeyed(name: str) -> None:
+    X, y, _ = recordings(missing=False)
+    fitted = make_pipeline(SequenceSummaries(["moments"]), *OPTIONS[name]).fit(X, y)
+    pipeline.described(fitted, ExportOptions())  # compares the answers
+
+
+def test_one_against_the_rest_is_exported_for_two_classes_only() -> None:
+    X, y, _ = recordings(missing=False)
+    several = make_pipeline(SequenceSummaries(["moments"]), OneVsRestClassifier(LogisticRegression())).fit(X, y)
+    with pytest.raises(ConfigurationError, match="OneVsRestClassifier of 3 classes cannot be exported"):
+        pipeline.described(several, ExportOptions())
+    model, _ = pipeline.described(several.fit(X, y == "a"), ExportOptions())
+    assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2
+
+
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing values"])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_several_labels_are_assigned_as_by_the_pipeline(name: str, missing: bool) -> None:

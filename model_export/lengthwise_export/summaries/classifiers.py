@@ -58,18 +58,33 @@ def transformed(step: Any, table: GraphNumbers) -> GraphNumbers:
 
 
 _Operations = list[tuple[np.ufunc, NDArray[Any] | None]]
+
+
+def _clip(step: Any, lowest: float, highest: float) -> _Operations:
+    """The operations of a scaler's `clip`, which an older scikit-learn may not have: none where it is not asked for."""
+    limits = ((np.maximum, lowest), (np.minimum, highest))
+    return [(function, np.array([limit], np.float32)) for function, limit in limits if getattr(step, "clip", False)]
+
+
 _SCALERS: Final[dict[str, Callable[[Any], _Operations]]] = {
-    # StandardScaler computes with numbers in float32
+    # StandardScaler computes with numbers in float32; it knows the mean where it subtracts none
     "StandardScaler": lambda step: [
-        (function, None if numbers is None else numbers.astype(np.float32))
-        for function, numbers in ((np.subtract, step.mean_), (np.divide, step.scale_))
+        (function, numbers.astype(np.float32) if is_used else None)
+        for function, numbers, is_used in (
+            (np.subtract, step.mean_, step.with_mean),
+            (np.divide, step.scale_, step.with_std),
+        )
     ],
     "RobustScaler": lambda step: [
         (np.subtract, step.center_ if step.with_centering else None),
         (np.divide, step.scale_ if step.with_scaling else None),
     ],
-    "MinMaxScaler": lambda step: [(np.multiply, step.scale_), (np.add, step.min_)],
-    "MaxAbsScaler": lambda step: [(np.divide, step.scale_)],
+    "MinMaxScaler": lambda step: [
+        (np.multiply, step.scale_),
+        (np.add, step.min_),
+        *_clip(step, *step.feature_range),
+    ],
+    "MaxAbsScaler": lambda step: [(np.divide, step.scale_), *_clip(step, -1.0, 1.0)],
 }
 """The operations of each scaler in their order, each with one number for each column; None for one that is left out."""
 
@@ -142,6 +157,22 @@ def _of_each_label(classifier: Any, table: GraphNumbers) -> Scores:
     return Scores(numbers[0].emit("Concat", *numbers, axis=1), parts[0].kind)
 
 
+def _one_against_the_rest(classifier: Any, table: GraphNumbers) -> Scores:
+    """A classifier for each label; of two classes one classifier, which has the answers of both.
+
+    Raises:
+        ConfigurationError: It chooses one of more than two classes.
+    """
+    if classifier.multilabel_:
+        return _of_each_label(classifier, table)
+    if len(classifier.estimators_) > 1:  # it divides the scores by their sum, which is no softmax of logits
+        raise ConfigurationError(
+            f"OneVsRestClassifier of {len(classifier.classes_)} classes cannot be exported, only of two classes or of "
+            f"several labels: {type(classifier.estimator).__name__} alone takes several classes"
+        )
+    return scores(classifier.estimators_[0], table)
+
+
 _CLASSIFIERS: Final[dict[str, Callable[[Any, GraphNumbers], Scores]]] = {
     **dict.fromkeys(("ExtraTreesClassifier", "RandomForestClassifier"), _forest),
     **dict.fromkeys(("DecisionTreeClassifier", "ExtraTreeClassifier"), _forest),
@@ -149,6 +180,7 @@ _CLASSIFIERS: Final[dict[str, Callable[[Any, GraphNumbers], Scores]]] = {
     "XGBClassifier": _xgboost,
     "LGBMClassifier": _lightgbm,
     "LogisticRegression": _logistic,
-    **dict.fromkeys(("MultiOutputClassifier", "OneVsRestClassifier"), _of_each_label),
+    "MultiOutputClassifier": _of_each_label,
+    "OneVsRestClassifier": _one_against_the_rest,
 }
 """The export of each classifier by the name of its class."""
