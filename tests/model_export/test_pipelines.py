@@ -113,6 +113,23 @@ def test_several_labels_are_assigned_as_by_the_pipeline(name: str, missing: bool
     assert 0.5 < (options.threshold or 0) < 0.5000001
 
 
+CONSTANT = {
+    "forest": ExtraTreesClassifier(5, random_state=0),
+    "one for each label": MultiOutputClassifier(boosted()),
+    "one against the rest": OneVsRestClassifier(LogisticRegression()),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Label")
+@pytest.mark.parametrize("name", CONSTANT)
+@pytest.mark.parametrize("value", [0, 1])
+def test_a_label_that_never_changes_is_refused_by_its_column(name: str, value: int) -> None:
+    X, _, y = recordings(missing=False)
+    y[:, 1] = value
+    with pytest.raises(ConfigurationError, match="column 1 of y: to be exported, each label needs both 0 and 1"):
+        pipeline.described(make_pipeline(SequenceSummaries(["std"]), CONSTANT[name]).fit(X, y), ExportOptions())
+
+
 def test_two_classes_have_two_answers() -> None:
     X, y, _ = recordings(missing=False)
     for classifier in (boosted(), LogisticRegression(), ExtraTreesClassifier(9)):

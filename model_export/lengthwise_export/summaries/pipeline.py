@@ -49,7 +49,7 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
     """The graph of a fitted pipeline, and the options with what the pipeline says; an option of the user stays.
 
     Raises:
-        ConfigurationError: A step of the pipeline cannot be exported; the message names it.
+        ConfigurationError: A step of the pipeline, or a label, cannot be exported; the message names it.
         VerificationError: The graph answers otherwise than the pipeline.
     """  # noqa: DOC502 - `_require_same_answers` raises it
     summaries, steps, classifier = _steps(pipeline)
@@ -58,6 +58,8 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
         raise ConfigurationError(f"the pipeline is not fitted: its {type(classifier).__name__} has no classes_")
     # 1. What it is
     is_multi_label = isinstance(classes, list) or bool(getattr(classifier, "multilabel_", False))
+    if is_multi_label:
+        _require_both_values(classifier)
     labels = tuple(str(label) for label in (range(len(classes)) if is_multi_label else classes))
     manifest = summaries.manifest(labels=labels, task="multi-label" if is_multi_label else "single-label")
     if (getattr(options, "max_length", None) or 1) > manifest.max_length:
@@ -126,6 +128,22 @@ def _steps(pipeline: Any) -> tuple[SequenceSummaries, list[Any], Any]:
             "ends with a classifier"
         )
     return first, between[:-1], between[-1]
+
+
+def _require_both_values(classifier: Any) -> None:
+    """Makes sure that each label of a multi-label classifier was assigned to some sequences of `fit`, but not to all.
+
+    Raises:
+        ConfigurationError: One was not: for such a label libraries answer in different ways, or only with a constant.
+    """
+    is_list = isinstance(classifier.classes_, list)
+    of_labels = classifier.classes_ if is_list else [getattr(part, "classes_", ()) for part in classifier.estimators_]
+    for label, values in enumerate(of_labels):
+        if [*values] != [0, 1]:
+            raise ConfigurationError(
+                f"column {label} of y: to be exported, each label needs both 0 and 1 in fit; leave out a column that "
+                "never changes"
+            )
 
 
 def _require_same_answers(pipeline: Any, model: onnx.ModelProto, manifest: Manifest) -> None:
