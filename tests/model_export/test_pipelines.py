@@ -237,8 +237,8 @@ def test_other_pipelines_are_refused_with_what_to_use() -> None:
     with pytest.raises(ConfigurationError, match="begins with StandardScaler"):
         pipeline.described(Pipeline([("a", StandardScaler()), ("b", LogisticRegression())]), ExportOptions())
     spectrum = make_pipeline(SequenceSummaries(["bands"]), LogisticRegression()).fit(X, y)
-    with pytest.raises(ConfigurationError, match="at most 16384 steps"):
-        pipeline.described(spectrum, ExportOptions(max_length=20_000))
+    with pytest.raises(ConfigurationError, match="at most 4096 steps"):
+        pipeline.described(spectrum, ExportOptions(max_length=5000))
 
 
 def test_a_graph_with_other_answers_is_not_published(monkeypatch: pytest.MonkeyPatch) -> None:

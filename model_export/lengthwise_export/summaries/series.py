@@ -26,9 +26,13 @@ Numbers: TypeAlias = Any
 
 MOST_STEPS: Final = 2**20
 """Steps of the longest sequence: so many numbers of `on_grid` have an exact sum."""
-MOST_STEPS_OF_SPECTRUM: Final = 2**14
-"""The same for a spectrum, whose values have `SPECTRUM_BITS` + 1, times a cosine of 17 bits."""
+MOST_STEPS_OF_SPECTRUM: Final = 2**12
+"""Steps of the longest sequence with a spectrum, as a graph's matrices for it grow with the square of the length.
+
+An export of `bands` and `intervals` takes 1.3 GB of memory with so many, and 11 GB with four times as many.
+"""
 SPECTRUM_BITS: Final = 21
+"""The values of a spectrum have one more, times a cosine of 17: sums of up to `2**14` are exact."""
 LARGEST: Final = float(np.finfo(np.float32).max)
 """The largest float32: a summary that is larger is it."""
 _FACTORS: Final = [2 * np.pi, *(-(4 * np.pi * np.pi) / (n * (n - 1)) for n in range(3, 25, 2))]
