@@ -260,6 +260,14 @@ def test_summaries_are_chosen_by_group_or_name_and_named() -> None:
         ({"lags": [0]}, "lags = .* is out of range"),
         ({"interval_depth": 0}, "interval_depth = 0 is out of range"),
         ({"quantile_divisor": 0}, "quantile_divisor = 0 is out of range"),
+        ({"quantile_divisor": 0.5}, "quantile_divisor = 0.5 is out of range"),
+        ({"interval_depth": 2.5}, "interval_depth = 2.5 is out of range"),
+        ({"quantiles": [0.1, 0.5, 0.1]}, "quantiles = .* has a value twice"),
+        ({"quantiles": [0.1, 0.1000000001]}, "quantiles = .* has a value twice"),
+        ({"lags": [1, 1]}, "lags = .* has a value twice"),
+        ({"summaries": []}, "summaries = .* gives no column"),
+        ({"summaries": ["correlations"]}, "summaries = .* gives no column for 1 feature"),
+        ({"summaries": ["quantiles"], "quantiles": []}, "summaries = .* gives no column"),
     ],
 )
 def test_a_wrong_parameter_is_refused_by_name(options: dict[str, Any], message: str) -> None:

@@ -19,7 +19,7 @@ from lengthwise.datasets.input_sequences import Layout, Padding
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import steps_of
 from lengthwise.runtime.manifest import Manifest, StepInput
-from lengthwise.wrong_values import nearest
+from lengthwise.wrong_values import counted, nearest
 from lengthwise_export.summaries.definitions import GROUPS, Choices, Recordings, SummaryColumns
 from lengthwise_export.summaries.series import LARGEST, MOST_STEPS, MOST_STEPS_OF_SPECTRUM, Series
 
@@ -37,8 +37,8 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
     Args:
         summaries: Names of groups, such as `"moments"`, or of single summaries, such as `"mean"`; their columns come in
             the order of the groups. By default all groups but `bands` and `intervals`.
-        quantiles: The shares of `quantiles`.
-        lags: The lags of `autocorrelation`, in steps.
+        quantiles: The shares of `quantiles`; none twice.
+        lags: The lags of `autocorrelation`, in steps; none twice.
         interval_depth: How often `intervals` are halved, at most.
         quantile_divisor: How many values of an interval there are for each of its quantiles.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.
@@ -84,18 +84,11 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         Raises:
             ValueError: Some sequences cannot be used; names each by its index, or by its id.
             ConfigurationError: A parameter is wrong, or a name is not that of a summary.
-        """
+        """  # noqa: DOC502 - `_require_parameters` and `_choose` raise it
         sequences = estimator_sequences(X, self.layout, self.padding)
         if not sequences:
             raise ValueError("X must hold at least one sequence, got none")
-        for name, in_range in (
-            ("quantiles", all(0 <= share <= 1 for share in self.quantiles)),
-            ("lags", all(isinstance(lag, int | np.integer) and lag > 0 for lag in self.lags)),
-            ("interval_depth", self.interval_depth > 0),
-            ("quantile_divisor", self.quantile_divisor > 0),
-        ):
-            if not in_range:
-                raise ConfigurationError(f"{name} = {getattr(self, name)!r} is out of range")
+        self._require_parameters()
         first = sequences[0]
         self.n_features_in_ = 1 if first.steps.ndim == 1 else first.steps.shape[1]
         for name in ("feature_names_in_", "mean_", "std_"):  # of an earlier fit
@@ -170,11 +163,29 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         own = {"name": "summaries", "version": 1, "labels": ("0",), "missing": "handled", "max_length": longest}
         return Manifest(input=StepInput(features=self.n_features_in_, names=names, **statistics), **own | fields)
 
+    def _require_parameters(self) -> None:
+        """Makes sure that the numbers among the parameters can be used.
+
+        Raises:
+            ConfigurationError: One cannot.
+        """
+        for name, in_range in (
+            ("quantiles", all(0 <= share <= 1 for share in self.quantiles)),
+            ("lags", _are_counts(*self.lags)),
+            ("interval_depth", _are_counts(self.interval_depth)),
+            ("quantile_divisor", _are_counts(self.quantile_divisor)),
+        ):
+            if not in_range:
+                raise ConfigurationError(f"{name} = {getattr(self, name)!r} is out of range")
+        for name, values in (("quantiles", [f"{share:g}" for share in self.quantiles]), ("lags", [*self.lags])):
+            if len({*values}) < len(values):
+                raise ConfigurationError(f"{name} = {getattr(self, name)!r} has a value twice: names would be equal")
+
     def _choose(self) -> None:
         """Finds the groups of the chosen summaries, and which of their columns are chosen.
 
         Raises:
-            ConfigurationError: A name is neither that of a group nor of a summary.
+            ConfigurationError: A name is neither that of a group nor of a summary, or there is no column.
         """
         wanted = {*([self.summaries] if isinstance(self.summaries, str) else self.summaries)}
         one_step = recordings([np.zeros((1, self.n_features_in_), np.float32)])
@@ -193,6 +204,9 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         ]
         self._indices = [index for index, (_, chosen_by) in enumerate(every) if chosen_by]
         self._names = [name for name, chosen_by in every if chosen_by]
+        if not self._names:
+            features = counted(self.n_features_in_, "feature")
+            raise ConfigurationError(f"summaries = {self.summaries!r} gives no column for {features}")
 
     def __sklearn_tags__(self) -> Tags:
         """Scikit-learn's tags: rows of an array are sequences, and NaN is a missing value."""
@@ -201,6 +215,11 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         tags.input_tags.allow_nan = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+
+def _are_counts(*values: Any) -> bool:
+    """Whether these are whole numbers above 0."""
+    return all(isinstance(value, int | np.integer) and value > 0 for value in values)
 
 
 def recordings(sequences: Sequence[NDArray[Any]]) -> Recordings:
