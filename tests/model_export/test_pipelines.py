@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
@@ -279,3 +280,20 @@ def test_a_pipeline_is_published_checked_and_served(tmp_path: Path) -> None:
     np.testing.assert_allclose(served, fitted.predict_proba(X), atol=1e-6)
     assert lengthwise_export.check(fitted, max_length=60).verdict == "sound"
     assert onnx.load(published.directory / "model.onnx").graph.name == "ExtraTreesClassifier"
+
+
+def test_the_columns_of_several_labels_get_names() -> None:
+    X, _, y = recordings(missing=False)
+    fitted = make_pipeline(SequenceSummaries(["moments"]), ExtraTreesClassifier(3)).fit(X, y)
+    named = [f"label {column}" for column in range(y.shape[1])]
+    assert pipeline.described(fitted, ExportOptions(labels=named))[1].labels == tuple(named)
+
+
+def test_labels_in_another_order_than_the_sequences_are_refused() -> None:
+    table = pandas.DataFrame({"id": ["a", "a", "b", "c"], "x": [1.0, 2.0, 3.0, 4.0]})
+    labels = pandas.Series([0, 1, 1], index=["a", "b", "c"])
+    for given in (labels, labels.reset_index(drop=True), labels.to_numpy(), [0, 1, 1], None):
+        assert SequenceSummaries(["moments"]).fit(table, given).n_features_in_ == 1
+    for wrong in (labels[::-1], labels.rename({"c": "d"})):
+        with pytest.raises(ConfigurationError, match="by position"):
+            SequenceSummaries(["moments"]).fit(table, wrong)

@@ -60,7 +60,9 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
     is_multi_label = isinstance(classes, list) or bool(getattr(classifier, "multilabel_", False))
     if is_multi_label:
         _require_both_values(classifier)
-    labels = tuple(str(label) for label in (range(len(classes)) if is_multi_label else classes))
+    said = tuple(getattr(options, "labels", None) or ())  # by which the columns of a matrix get names
+    columns = said if len(said) == len(classes) else range(len(classes))
+    labels = tuple(str(label) for label in (columns if is_multi_label else classes))
     manifest = summaries.manifest(labels=labels, task="multi-label" if is_multi_label else "single-label")
     if (getattr(options, "max_length", None) or 1) > manifest.max_length:
         raise ConfigurationError(f"max_length: these summaries take at most {manifest.max_length} steps")

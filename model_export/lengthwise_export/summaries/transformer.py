@@ -79,16 +79,17 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         self.padding = padding
 
     def fit(self, X: Any, y: Any = None) -> SequenceSummaries:
-        """Learns the features, their names and the typical length; `y` is not used.
+        """Learns the features, their names and the typical length; of `y` its order is checked.
 
         Raises:
             ValueError: Some sequences cannot be used; names each by its index, or by its id.
-            ConfigurationError: A parameter is wrong, or a name is not that of a summary.
+            ConfigurationError: A parameter is wrong, a name is not that of a summary, or `y` is in another order.
         """  # noqa: DOC502 - `_require_parameters` and `_choose` raise it
         sequences = estimator_sequences(X, self.layout, self.padding)
         if not sequences:
             raise ValueError("X must hold at least one sequence, got none")
         self._require_parameters()
+        _require_order([sequence.id for sequence in sequences], y)
         first = sequences[0]
         self.n_features_in_ = 1 if first.steps.ndim == 1 else first.steps.shape[1]
         for name in ("feature_names_in_", "mean_", "std_"):  # of an earlier fit
@@ -235,3 +236,22 @@ def recordings(sequences: Sequence[NDArray[Any]]) -> Recordings:
     series = Series(values[~is_missing | nothing], np.maximum(present, 1))
     filled = Series(np.where(is_missing, everywhere.spread(series.mean), values), counts)
     return Recordings(series, filled, np.where(is_missing, 1.0, 0.0))
+
+
+def _require_order(ids: Sequence[str | None], y: Any) -> None:
+    """Makes sure that labels with an index stand in the order of the sequences, as a pipeline takes them by position.
+
+    A pipeline hands `y` to its classifier as it is, so nothing can put it into the order of the sequences.
+
+    Raises:
+        ConfigurationError: Its index has ids in another order, or other ids.
+    """
+    index = getattr(y, "index", None)
+    if index is None or callable(index) or None in ids or type(index).__name__ == "RangeIndex":
+        return
+    texts, names = [str(label) for label in index], [str(one) for one in ids]
+    if texts != names:
+        raise ConfigurationError(
+            f"y has labels of {', '.join(texts[:3])}, ..., and the sequences are {', '.join(names[:3])}, ...: a pipeline "
+            "takes labels by position, so give them in the order of the sequences, as in y.loc[table.id.unique()]"
+        )

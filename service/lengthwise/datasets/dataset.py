@@ -251,7 +251,8 @@ def entries(
 def _are_named(columns: ColumnNames) -> bool:
     """Whether the caller names columns, and not only the training, whose `row` is taken as if it were named."""
     is_of_training = columns.row == columns.defaults.get("row")
-    return replace(columns, inputs=None, defaults={}, row=None if is_of_training else columns.row) != ColumnNames()
+    of_tables = replace(columns, inputs=None, defaults={}, static=(), row=None if is_of_training else columns.row)
+    return of_tables != ColumnNames()
 
 
 def _prepared(record: Record | BadRecord, reading: Reading) -> Record | BadRecord:
