@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lengthwise.errors import ConfigurationError, InvalidSequences
+from lengthwise.padding import Sample
 from lengthwise.runtime.manifest import StaticInput
+from lengthwise.verification.random_sequences import draw
 from lengthwise_export import TrainedModel, export, train
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec, as_toml
@@ -65,6 +67,16 @@ def test_a_category_may_have_a_name_with_a_blank(tmp_path: Path) -> None:
     assert spec.manifest(name="m", version=1).input.static == StaticInput(
         count=1, names=("home town",), categories={"home town": ("a", "b")}
     )
+
+
+@pytest.mark.parametrize("missing", ["refuse", "mean"])
+def test_missing_numbers_are_verified_where_the_spec_takes_them(missing: str) -> None:
+    tables = {"input": {"features": 2, **TABLES["input"], "missing": missing}, "output": {"labels": ["a", "b"]}}
+    manifest = Spec.from_table(tables).manifest(name="m", version=1)
+    drawn = np.array([sample.beside["static"] for sample in draw(manifest, [2] * 99, 0) if isinstance(sample, Sample)])
+    assert manifest.input.static is not None
+    assert manifest.input.static.missing == (missing == "mean")
+    assert np.isnan(drawn).any(axis=0).tolist() == [missing == "mean", False]  # a category is never missing
 
 
 @pytest.mark.parametrize("task", ["single-label", "per-step"])

@@ -37,7 +37,10 @@ from tests.support.numpy_models import Service, serving
 from tests.support.sample_models import manifest
 
 STATIC = manifest(static=True)
-TAKES_MISSING = manifest(static=True, missing="handled")
+OF_STEPS = manifest(static=True, missing="handled")  # missing values in the steps, and none beside them
+TAKES_MISSING = Manifest.model_validate(
+    OF_STEPS.model_dump() | {"input": {"features": 2, "static": sample_models.STATIC | {"missing": True}}}
+)
 UNNAMED = manifest(static=True).model_dump() | {"input": {"features": 2, "static": {"count": 2}}}
 PAIR = manifest(second=True)
 BOTH = manifest(static=True, second=True)
@@ -78,7 +81,22 @@ def test_static_values_are_read_in_order_or_by_name(value: Any):
 def test_a_missing_static_value_is_null_or_left_out():
     for value in ([None, 1, "pump"], {"age": None, "sex": 1, "type": 0}, {"sex": 1, "type": 0}):
         np.testing.assert_array_equal(static(value, TAKES_MISSING), [np.nan, 1, 0])
-    np.testing.assert_array_equal(static([1, 1, None], TAKES_MISSING), [1, 1, np.nan])
+
+
+def test_a_missing_static_value_is_taken_only_where_the_manifest_says_so():
+    (found,) = problems({"steps": STEPS, "static": [None, 1, "fan"]}, OF_STEPS).items()
+    assert found == (
+        "/static/0",
+        "is null or not there: the model beside/1 takes missing values in the steps, and none among the static values",
+    )
+
+
+@pytest.mark.parametrize("of", [STATIC, OF_STEPS, TAKES_MISSING], ids=["refuse", "steps", "static"])
+@pytest.mark.parametrize("value", [[1, 1, None], {"age": 1, "sex": 1}])
+def test_a_category_is_never_missing(of: Manifest, value: Any):
+    (found,) = problems({"steps": STEPS, "static": value}, of).items()
+    assert found[0] in ("/static/2", "/static/type")
+    assert found[1] == "is null or not there: a category is never missing, it must be one of pump, fan, valve"
 
 
 @pytest.mark.parametrize(

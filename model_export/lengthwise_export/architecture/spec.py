@@ -69,7 +69,12 @@ class InputSpec(SpecTable):
         """The static values beside a sequence, as in the manifest."""
         if not self.static_count:
             return None
-        return StaticInput(count=self.static_count, names=self.static_names, categories=self.static_categories)
+        return StaticInput(
+            count=self.static_count,
+            names=self.static_names,
+            categories=self.static_categories,
+            missing=self.missing != "refuse",
+        )
 
     @property
     def kind(self) -> Literal["values", "tokens"]:

@@ -1,7 +1,7 @@
 """The static values beside a sequence, as inputs of the head: numbers normalised, categories as one input for each.
 
 A number is normalised by the mean and the standard deviation of the training split; a missing one (NaN) counts as the
-mean. A category is 1 at the input of its value, and a missing one has no input that is 1.
+mean. A category is 1 at the input of its value; it is never missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Reads the static values of one sequence: a list, or an object by name, to the numbers of the graph's input `static`.
 
 A number stays as it is. Of a category the graph gets the index: it is given as one of the texts of the manifest, or as
-its index. None, or NaN, is a missing value, where the model takes one.
+its index. None, or NaN, is a missing number, where the manifest says that the model takes one (`static.missing`). A
+category is never missing: NaN is no index, and one that the graph looks up fails all rows of its batch.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) ->
     """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
     entry = entry.item() if isinstance(entry, np.generic) else entry
     if entry is None or entry != entry:  # NaN, in Python and in tensors
-        missing = f"is null or not there: {missing_message(manifest)}"
-        return missing if manifest.missing == "refuse" else math.nan
+        return math.nan if _takes_missing(manifest) and categories is None else _why_not_missing(categories, manifest)
     if categories is None:
         if fits_float32(entry):
             return float(entry)
@@ -80,3 +80,19 @@ def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) ->
         return float(entry)
     hint = similar(entry, categories) if isinstance(entry, str) else ""
     return f"must be one of {listed(categories)}, or its index from 0 to {len(categories) - 1}{hint}"
+
+
+def _takes_missing(manifest: Manifest) -> bool:
+    """Whether a number beside the sequence may be missing."""
+    return manifest.input.static is not None and manifest.input.static.missing
+
+
+def _why_not_missing(categories: Sequence[str] | None, manifest: Manifest) -> str:
+    """Why a missing value is refused: one that is no category if `categories` is None."""
+    if categories is not None:
+        why = f"a category is never missing, it must be one of {listed(categories)}"
+    elif manifest.missing == "refuse":
+        why = missing_message(manifest)
+    else:
+        why = f"the model {manifest.key} takes missing values in the steps, and none among the static values"
+    return f"is null or not there: {why}"

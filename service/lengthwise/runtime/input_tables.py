@@ -42,6 +42,7 @@ class StaticInput(ManifestTable):
     names: FeatureNames | None = None  # of the values, in order, if they are known
     # The values of those that are categories, by name; of values without names, by their index as a text
     categories: dict[str, tuple[str, ...]] = Field(default={})
+    missing: bool = False  # whether the graph takes NaN for a value that is no category, and that was verified
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:

@@ -258,8 +258,13 @@ def _sample(
 
 
 def _static_values(static: StaticInput, random: np.random.Generator) -> NDArray[np.float32]:
-    """Draws static values: of a category one of its indices, else a number of mean 0 and deviation 1."""
+    """Draws static values: of a category one of its indices, else a number of mean 0 and deviation 1.
+
+    If the model accepts missing numbers there, a tenth of them are NaN.
+    """
     values = random.standard_normal(static.count)
+    if static.missing:
+        values[random.random(static.count) < MISSING_SHARE] = np.nan
     for index, name in enumerate(static.value_names):
         if name in static.categories:
             values[index] = random.integers(len(static.categories[name]))
