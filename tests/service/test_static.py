@@ -27,6 +27,8 @@ from lengthwise.grpc import codec
 from lengthwise.grpc import open_inference_pb2 as pb
 from lengthwise.padding import Sample
 from lengthwise.protocols import tensor_specs
+from lengthwise.protocols import tensors as tensors_module
+from lengthwise.protocols.tensor_elements import elements_of as elements
 from lengthwise.protocols.tensors import InputTensor
 from lengthwise.protocols.tensors import read as read_tensors
 from lengthwise.runtime.manifest import Manifest, SequenceInput, StaticInput
@@ -331,6 +333,78 @@ async def test_a_wrong_tensor_of_several_is_named(name: str, change: Any, pointe
     with pytest.raises(InvalidRequest) as caught:
         read_tensors(served, inputs, [], {}, Problems(), max_sequences=10)
     assert (pointer, True) in {(problem.pointer, said in problem.detail) for problem in caught.value.problems}
+
+
+def read_static(array: Any, pointer: str = "/inputs/2", of: Manifest = STATIC) -> Call:
+    """The call of two rows of steps, beside which a tensor `static` is."""
+    served: Any = type("Served", (), {"manifest": of})
+    sent = {"values": ("FP32", np.ones((2, 3, 2), np.float32)), "lengths": ("INT32", np.int32([[3], [1]]))}
+    inputs = [InputTensor(name, kind, one.shape, one.tobytes(), "") for name, (kind, one) in sent.items()]
+    kind = {"f": "FP32", "d": "FP64"}[array.dtype.char]
+    inputs.append(InputTensor("static", kind, array.shape, array.tobytes(), pointer))
+    return read_tensors(served, inputs, [], {}, Problems(), max_sequences=10).call
+
+
+def said_of_tensor(array: Any, of: Manifest = STATIC) -> list[tuple[str, str]]:
+    with pytest.raises(InvalidRequest) as caught:
+        read_static(array, of=of)
+    return [(problem.pointer, problem.detail) for problem in caught.value.problems]
+
+
+def test_rows_of_a_static_tensor_are_counted_before_they_are_read(monkeypatch: pytest.MonkeyPatch):
+    read: list[str] = []
+    monkeypatch.setattr(
+        tensors_module, "elements_of", lambda tensor, *_: read.append(tensor.name) or elements(tensor, *_)
+    )
+    said = said_of_tensor(np.full((200_000, 3), np.nan, np.float32))
+    assert said == [("/inputs/2", "must have 2 rows, as the first sequence, it has 200000")]
+    assert read == ["lengths", "values"]
+
+
+def test_a_wrong_static_tensor_is_not_said_to_be_missing():
+    assert said_of_tensor(np.ones((2, 2), np.float32)) == [
+        ("/inputs/2/shape", "must be [-1, 3], -1 being any size from 1")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("of", "value", "column", "said"),
+    [
+        (STATIC, np.nan, 0, "row 1, value 0: is null or not there: the model beside/1 refuses"),
+        (STATIC, np.inf, 1, "row 1, value 1: is beyond the range of float32"),
+        (STATIC, 1e39, 1, "row 1, value 1: is beyond the range of float32"),
+        (STATIC, 3, 2, "row 1, value 2: must be one of pump, fan, valve, as its index from 0 to 2"),
+        (STATIC, -1, 2, "row 1, value 2: must be one of pump, fan, valve"),
+        (STATIC, 0.5, 2, "row 1, value 2: must be one of pump, fan, valve"),
+        (OF_STEPS, np.nan, 0, "row 1, value 0: is null or not there: the model beside/1 takes missing values in"),
+        (TAKES_MISSING, np.nan, 2, "row 1, value 2: is null or not there: a category is never missing"),
+    ],
+)
+def test_a_wrong_value_of_a_static_tensor_is_named(of: Manifest, value: float, column: int, said: str):
+    array = np.ones((2, 3))
+    array[1, column] = value
+    ((pointer, detail),) = said_of_tensor(array, of)
+    assert pointer == "/inputs/2"
+    assert detail.startswith(said)
+
+
+def test_a_static_tensor_may_have_missing_numbers():
+    (_, second) = read_static(np.float32([[1, 2, 0], [np.nan, 2, 1]]), of=TAKES_MISSING).items
+    np.testing.assert_array_equal(second.steps.beside["static"], np.float32([np.nan, 2, 1]))
+
+
+def test_a_static_tensor_of_one_value_may_have_one_axis():
+    of = Manifest.model_validate(STATIC.model_dump() | {"input": {"features": 2, "static": {"count": 1}}})
+    (_, second) = read_static(np.float32([4, 5]), of=of).items
+    assert second.steps.beside["static"].tolist() == [5]
+    ((_, said),) = said_of_tensor(np.float32([4, 5, 6]), of)
+    assert said == "must have 2 rows, as the first sequence, it has 3"
+
+
+def test_all_wrong_values_of_a_static_tensor_are_counted():
+    with pytest.raises(InvalidRequest) as caught:
+        read_static(np.full((2, 3), np.nan, np.float32))
+    assert caught.value.total == 6
 
 
 async def test_the_service_says_what_stands_beside_a_sequence():

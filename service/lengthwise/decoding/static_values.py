@@ -64,6 +64,31 @@ def read(value: Any, at: str, manifest: Manifest, problems: Problems) -> NDArray
     return np.array([math.nan if isinstance(number, str) else number for number in numbers], dtype=np.float32)
 
 
+def check_rows(rows: NDArray[np.float32], at: str, manifest: Manifest, static: StaticInput, problems: Problems) -> None:
+    """Checks the static values of many sequences, `[rows, count]`, as the graph gets them: of a category its index.
+
+    Each wrong value is added to `problems`, at the JSON pointer of the tensor, `at`.
+    """
+    categories = [static.categories.get(name) for name in static.value_names]
+    sizes = np.array([0 if texts is None else len(texts) for texts in categories])
+    is_index = (rows >= 0) & (rows < sizes) & (rows == np.floor(rows))
+    is_number = np.isfinite(rows) | (np.isnan(rows) & static.missing)
+    wrong = np.argwhere(~np.where(sizes > 0, is_index, is_number))
+    with_text = max(0, problems.most_listed - problems.total)
+    for row, column in wrong[:with_text].tolist():
+        number, texts = float(rows[row, column]), categories[column]
+        why = _number(number, None, manifest) if texts is None else _no_category(number, texts, manifest)
+        problems.add(at, f"row {row}, value {column}: {why}")
+    problems.count(max(0, len(wrong) - with_text))
+
+
+def _no_category(number: float, categories: Sequence[str], manifest: Manifest) -> str:
+    """Why a number of a tensor, which has no texts, is no category."""
+    if math.isnan(number):
+        return _why_not_missing(categories, manifest)
+    return f"must be one of {listed(categories)}, as its index from 0 to {len(categories) - 1}"
+
+
 def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> float | str:
     """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
     entry = entry.item() if isinstance(entry, np.generic) else entry

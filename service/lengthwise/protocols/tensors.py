@@ -100,12 +100,10 @@ def read(
     by_name = _by_name(input_tensors, inputs_of(manifest), problems)
     seen = [None if past is None else past.offset for past in pasts]
     sequences = [_rows(specs, by_name, problems, max_sequences, seen) for specs in sequences_of(manifest)]
-    static = _static(by_name.get(STATIC), manifest, problems)
-    problems.require_none()
     rectangle = sequences[0].rectangle
-    for tensor, array in [(one.tensor, one.rectangle) for one in sequences[1:]] + static:
-        if len(array) != len(rectangle):
-            problems.add(tensor.pointer, f"must have {len(rectangle)} rows, as the first sequence, it has {len(array)}")
+    static = _static(by_name.get(STATIC), len(rectangle), manifest, problems)
+    for one in sequences[1:]:
+        _has_rows(one.tensor, len(rectangle), problems)
     problems.require_none()
     states.conflicts.require_none()
     _check_classifications(outputs, manifest, rectangle)
@@ -185,27 +183,35 @@ def _rows(
     return _Rows(steps, rectangle, _items(rectangle, ends, specs.alone, steps, lengths, problems, seen))
 
 
+def _has_rows(tensor: InputTensor, rows: int, problems: Problems) -> bool:
+    """Whether a tensor has as many rows as that of the first sequence; if not, that is added to `problems`."""
+    if tensor.shape[0] == rows:
+        return True
+    problems.add(tensor.pointer, f"must have {rows} rows, as the first sequence, it has {tensor.shape[0]}")
+    return False
+
+
 def _static(
-    tensor: InputTensor | None, manifest: Manifest, problems: Problems
+    tensor: InputTensor | None, rows: int, manifest: Manifest, problems: Problems
 ) -> list[tuple[InputTensor, NDArray[np.float32]]]:
     """The input tensor with the static values, and its array `[rows, count]`; empty if the model takes none.
 
-    What is wrong is added to `problems`.
+    What is wrong is added to `problems`. A tensor with another number of rows is not read: it may have millions.
     """
     if manifest.input.static is None:
         return []
-    (spec,) = [spec for spec in inputs_of(manifest) if spec.name == STATIC]
-    array = None if tensor is None else _array(tensor, spec, problems)
-    if tensor is None or array is None:
+    if tensor is None:
         problems.add("/inputs", f"the input {STATIC!r} is missing")
         return []
-    rows = []
-    for index, values in enumerate(array.reshape(len(array), -1).tolist()):
-        of_row = Problems()
-        rows.append(static_values.read(values, "", manifest, of_row))
-        for problem in of_row.first:
-            problems.add(tensor.pointer, f"row {index}, value {problem.pointer[1:]}: {problem.detail}")
-    return [(tensor, np.array(rows))]
+    (spec,) = [spec for spec in inputs_of(manifest) if spec.name == STATIC]
+    if len(tensor.shape) in map(len, spec.shapes) and not _has_rows(tensor, rows, problems):
+        return []
+    array = _array(tensor, spec, problems)
+    if array is None:
+        return []
+    array = array.reshape(rows, -1)  # a single value may be `[rows]`
+    static_values.check_rows(array, tensor.pointer, manifest, manifest.input.static, problems)
+    return [(tensor, array)]
 
 
 @dataclass(frozen=True, slots=True)
