@@ -8,6 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from lengthwise.datasets import dataset
+from lengthwise.datasets.column_roles import ColumnNames
+from lengthwise.datasets.record_fields import Record
 from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.padding import Sample
 from lengthwise.runtime.manifest import StaticInput
@@ -17,6 +20,7 @@ from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.static_values import StaticValues
 from lengthwise_export.errors import SpecError
+from lengthwise_export.training.record_checks import static_values_of
 
 STATIC = StaticInput(count=3, names=("age", "sex", "site"), categories={"sex": ("f", "m")})
 TABLES: dict[str, Any] = {
@@ -126,6 +130,15 @@ def test_layers_are_trained_and_exported_with_static_values(tmp_path: Path) -> N
 def test_a_sequence_without_its_static_values_is_refused() -> None:
     with pytest.raises(InvalidSequences, match="'static' is missing"):
         train(TABLES, [np.zeros((3, 1), np.float32)] * 2, ["old", "young"], progress=None)
+
+
+def test_categories_that_are_numbers_are_trained_by_their_texts(tmp_path: Path) -> None:
+    tables = {"input": {"features": 1, "static_names": ["kind"], "static_categories": {"kind": ["1", "2", "3"]}}}
+    spec = Spec.from_table(tables | {"output": {"labels": ["a", "b"]}})
+    (tmp_path / "d.csv").write_text("id,x,kind,label\na,0.5,1,a\nb,0.5,2,b\nc,0.5,3,a\n")
+    reading = dataset.Reading(ColumnNames("id", None, "label", ("x",), static=("kind",)))
+    records = [record for record in dataset.entries(tmp_path / "d.csv", reading=reading) if isinstance(record, Record)]
+    assert [np.asarray(static_values_of(record, spec)).tolist() for record in records] == [[0], [1], [2]]
 
 
 def test_columns_of_the_spec_that_are_not_there_are_named() -> None:

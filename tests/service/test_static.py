@@ -18,8 +18,9 @@ from lengthwise.bench import workload
 from lengthwise.bench.remote import RemoteModel
 from lengthwise.bench.workload import Input, make_sequences
 from lengthwise.commands.score import ScoreOptions, ScoringRun
-from lengthwise.datasets import dataset
+from lengthwise.datasets import arrays, dataset
 from lengthwise.datasets.column_roles import ColumnNames
+from lengthwise.datasets.input_sequences import InputSequence
 from lengthwise.decoding import fast_json, json_body, validation
 from lengthwise.decoding.calls import Call, Problems
 from lengthwise.errors import ConfigurationError, InvalidRequest, InvalidSequences
@@ -124,6 +125,65 @@ def test_a_wrong_static_value_is_named_at_its_pointer(value: Any, pointer: str, 
     (found,) = problems({"steps": STEPS, "static": value}).items()
     assert found[0] == f"/static{pointer}"
     assert said in found[1]
+
+
+def with_categories(*texts: str) -> Manifest:
+    of_kind = {"count": 1, "names": ["kind"], "categories": {"kind": texts}}
+    return Manifest.model_validate(STATIC.model_dump() | {"input": {"features": 2, "static": of_kind}})
+
+
+@pytest.mark.parametrize(
+    ("texts", "value", "index"),
+    [
+        (("1", "2", "3"), "1", 0),
+        (("1", "2", "3"), 1, 0),
+        (("1", "2", "3"), 1.0, 0),
+        (("3", "2", "1"), 3, 0),
+        (("1.0", "2.0"), 1, 0),
+        (("1.0", "2.0"), 2.0, 1),
+        (("01", "02"), 2, 1),
+        (("1", "01"), 1, 0),
+        (("0", "unknown"), "unknown", 1),
+        (("none", "mild"), 1, 1),
+        (("none", "mild"), 1.0, 1),
+    ],
+)
+def test_a_number_is_the_category_of_its_text_before_an_index(texts: tuple[str, ...], value: Any, index: int):
+    assert static([value], with_categories(*texts)) == [index]
+
+
+@pytest.mark.parametrize(
+    ("texts", "value"),
+    [
+        (("1", "2", "3"), 0),
+        (("1", "2", "3"), 4.0),
+        (("1", "2", "3"), "4"),
+        (("1", "01"), 1.0),  # either
+        (("7", "unknown"), 1),
+        (("1", "2"), True),
+        (("1", "2"), [1]),
+        (("1", "2"), {"a": 1}),
+    ],
+)
+def test_an_index_is_refused_where_a_category_is_a_number(texts: tuple[str, ...], value: Any):
+    (found,) = problems({"steps": STEPS, "static": [value]}, with_categories(*texts)).items()
+    assert found == ("/static/0", f"must be one of {', '.join(texts)}")
+
+
+def test_tables_lists_and_tensors_have_the_same_categories(tmp_path: Path):
+    of = with_categories("1", "2", "3")
+    (tmp_path / "d.csv").write_text("id,x,y,kind\na,1,2,2\na,3,4,2\n")
+    (entry,) = dataset.entries(tmp_path / "d.csv", reading=dataset.Reading(ColumnNames(static=("kind",))))
+    table = pandas.DataFrame({"id": ["a", "a"], "x": [1.0, 3], "y": [2.0, 4]})
+    tables = [table.assign(kind=value) for value in (2, 2.0, "2")]
+    read = [arrays.item(InputSequence(entry.steps, static=entry.static), of)]
+    read += [item for one in tables for item in arrays.items_or_reasons(one, of)]
+    read += [item for value in (2, "2") for item in arrays.items_or_reasons([STEPS], of, static=[[value]])]
+    assert [one.steps.beside["static"].tolist() for one in read] == [[1.0]] * 6
+    assert [one.steps.beside["static"].tolist() for one in read_static(np.float32([[1], [0]]), of=of).items] == [
+        [1],
+        [0],
+    ]
 
 
 def test_a_sequence_without_its_static_values_is_refused():

@@ -205,13 +205,17 @@ def _sequences(
 def static_cells(columns: TableColumns, roles: Roles, row: int) -> dict[str, Any] | None:
     """The static values in a row, by column, and None for a missing one; None if there are no such columns.
 
-    A text that is a number becomes one, as all cells of a text file are texts.
+    A text that is a number becomes one, as all cells of a text file are texts; what is written as an integer becomes
+    one, because a category may have this name.
     """
     cells = {name: columns[name][row] for name in roles.static}
     for name, cell in cells.items():
         text = str(cell).strip()
-        is_text = isinstance(cell, str) and is_number(text)
-        cells[name] = None if text.lower() in MISSING else float(text) if is_text else cell
+        if text.lower() in MISSING:
+            cells[name] = None
+        elif isinstance(cell, str) and is_number(text):
+            number = float(text)
+            cells[name] = int(number) if f"{number:.0f}" == text and number.is_integer() else number
     return cells or None
 
 

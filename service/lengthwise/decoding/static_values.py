@@ -1,14 +1,17 @@
 """Reads the static values of one sequence: a list, or an object by name, to the numbers of the graph's input `static`.
 
-A number stays as it is. Of a category the graph gets the index: it is given as one of the texts of the manifest, or as
-its index. None, or NaN, is a missing number, where the manifest says that the model takes one (`static.missing`). A
-category is never missing: NaN is no index, and one that the graph looks up fails all rows of its batch.
+A number stays as it is. Of a category the graph gets the index. It is given as one of the texts of the manifest: "1", 1
+and 1.0 are the category "1". Where none of its texts is a number, it may also be given as its index. None, or NaN, is a
+missing number, where the manifest says that the model takes one (`static.missing`). A category is never missing: NaN is
+no index, and one that the graph looks up fails all rows of its batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -92,19 +95,45 @@ def _no_category(number: float, categories: Sequence[str], manifest: Manifest) -
 def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> float | str:
     """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
     entry = entry.item() if isinstance(entry, np.generic) else entry
-    if entry is None or entry != entry:  # NaN, in Python and in tensors
+    if entry is None or (isinstance(entry, float) and math.isnan(entry)):
         return math.nan if _takes_missing(manifest) and categories is None else _why_not_missing(categories, manifest)
     if categories is None:
         if fits_float32(entry):
             return float(entry)
         is_number = type(entry) in (int, float)
         return "is beyond the range of float32" if is_number else f"must be a number, got {kind(entry)}"
-    if entry in categories:
-        return float(categories.index(entry))
-    if fits_float32(entry) and entry in range(len(categories)):
-        return float(entry)
+    numbers = _numbers(tuple(categories))
+    index = _index(entry, categories, numbers)
+    if index is not None:
+        return float(index)
     hint = similar(entry, categories) if isinstance(entry, str) else ""
-    return f"must be one of {listed(categories)}, or its index from 0 to {len(categories) - 1}{hint}"
+    or_index = "" if numbers else f", or its index from 0 to {len(categories) - 1}"
+    return f"must be one of {listed(categories)}{or_index}{hint}"
+
+
+def _index(entry: Any, categories: Sequence[str], numbers: Mapping[int, float]) -> int | None:
+    """The index of the category that a text or a number means; None if there is none, or it could be several.
+
+    `numbers` are the categories that are numbers, by their indices.
+    """
+    if not (isinstance(entry, str) or fits_float32(entry)):
+        return None
+    if str(entry) in categories:
+        return categories.index(str(entry))
+    if not numbers:
+        return int(entry) if entry in range(len(categories)) else None
+    indices = [index for index, number in numbers.items() if number == entry]
+    return indices[0] if len(indices) == 1 else None
+
+
+@lru_cache
+def _numbers(categories: tuple[str, ...]) -> dict[int, float]:
+    """The categories that are numbers, such as "1" and "2.5", by their indices."""
+    numbers: dict[int, float] = {}
+    for index, text in enumerate(categories):
+        with suppress(ValueError):
+            numbers[index] = float(text)
+    return {index: number for index, number in numbers.items() if math.isfinite(number)}
 
 
 def _takes_missing(manifest: Manifest) -> bool:
