@@ -311,7 +311,7 @@ class Model:
         if keys is not None and manifest.streaming is None:
             raise ConfigurationError(NO_STREAM.format(manifest.key))
         if columns:
-            static = static or manifest.input.static_names or None
+            static = (manifest.input.static_names or None) if static is None else static
             sequences = input_sequences.sequences(sequences, layout=layout, padding=padding, static=static, **columns)
             static = None
         # Items, their answers (or reasons why there is none), and predictions

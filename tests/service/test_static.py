@@ -570,6 +570,16 @@ def test_python_takes_several_sequences_by_name(both: lengthwise.Model):
         (STATIC, {"sequences": [STEPS], "static": [[1, 2, "fam"]]}, "static/2: must be one of pump"),
         (STATIC, {"sequences": [STEPS], "static": [[np.nan, 2, 0]]}, "static/0: is null or not there"),
         (STATIC, {"sequences": [STEPS], "static": [None]}, "'static' is missing"),
+        (
+            STATIC,
+            {"sequences": [STEPS], "static": [[5.0, np.array([1, 2]), 0]]},
+            "static/1: must be a number, got an array",
+        ),
+        (STATIC, {"sequences": [STEPS], "static": [[5.0, 1, np.array([1, 2])]]}, "static/2: must be one of pump"),
+        (STATIC, {"sequences": [STEPS], "static": 5}, "must be a list with an entry for each sequence, or a table"),
+        (STATIC, {"sequences": [STEPS], "static": np.array(5)}, "must be a list with an entry for each sequence"),
+        (STATIC, {"sequences": [STEPS], "static": {"age": [1]}}, "must be a list with an entry for each sequence"),
+        (STATIC, {"sequences": [STEPS], "states": 5}, "must be a list with an entry for each sequence"),
         (PAIR, {"sequences": [STEPS]}, "inputs: must be an object with title, body, got null"),
         (PAIR, {"inputs": {"title": [STEPS]}}, "inputs/body: is missing"),
         (PAIR, {"inputs": {"title": [STEPS], "body": [[1], [2]]}}, "as many of each"),
@@ -581,6 +591,14 @@ def test_python_takes_several_sequences_by_name(both: lengthwise.Model):
 def test_python_says_what_is_wrong_beside_a_sequence(of: Manifest, options: dict[str, Any], said: str):
     with pytest.raises(InvalidSequences, match=re.escape(said)):
         python_model(of).predict(**options)
+
+
+def test_a_table_of_static_values_may_stand_beside_one_of_steps():
+    steps = pandas.DataFrame({"run": [0, 0], "x": [1.0, 3], "y": [2.0, 4]})
+    beside = pandas.DataFrame({"age": [63.0], "sex": [1], "type": ["fan"]})
+    (answer,) = python_model(STATIC).predict(steps, id="run", static=beside)
+    sent = {"steps": STEPS, "static": [63.0, 1, "fan"]}
+    np.testing.assert_allclose(answer.probabilities, probabilities(sent, STATIC), atol=1e-5)
 
 
 async def test_the_client_sends_what_stands_beside_a_sequence():

@@ -317,12 +317,16 @@ def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) 
     """The sequences with further fields: each a table with a row, or a list with an entry, for each of them, or None.
 
     Raises:
-        InvalidSequences: There are not as many entries as sequences.
+        InvalidSequences: There are not as many entries as sequences, or no entries at all.
     """
     for name, values in fields.items():
         if values is None:
             continue
         table = columns_of(values)
+        is_list = isinstance(values, Iterable) and not isinstance(values, Mapping | str)
+        if table is None and (not is_list or getattr(values, "ndim", 1) == 0):
+            detail = "must be a list with an entry for each sequence, or a table with a row for each"
+            raise InvalidSequences([Problem(f"/{name}", detail)])
         cells_of_rows = () if table is None else zip(*table.values(), strict=True)
         rows = [*values] if table is None else [dict(zip(table, cells, strict=True)) for cells in cells_of_rows]
         if len(rows) != len(results):

@@ -94,7 +94,7 @@ def _no_category(number: float, categories: Sequence[str], manifest: Manifest) -
 
 def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> float | str:
     """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
-    entry = entry.item() if isinstance(entry, np.generic) else entry
+    entry = entry.tolist() if isinstance(entry, np.generic | np.ndarray) else entry
     if entry is None or (isinstance(entry, float) and math.isnan(entry)):
         return math.nan if _takes_missing(manifest) and categories is None else _why_not_missing(categories, manifest)
     if categories is None:
