@@ -286,3 +286,87 @@ async def test_texts_that_do_not_fit_their_tensor_are_refused(service: Service, 
     )
     assert answer.status_code == 400
     assert answer.json()["error"].startswith("/inputs/2: must be 2 texts")
+
+
+def named(row: Row, form: Sequence[str], **rows: int) -> dict[str, NDArray[Any]]:
+    """The input tensors of a row that a form names, in its order; `rows`: how often those of a tensor are repeated."""
+    tensors = padded([row])
+    return {name: np.repeat(tensors[name], rows.get(name, 1), axis=0) for name in form}
+
+
+async def send_json(service: Service, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    """Sends the same request three times, of which the server may remember the form: the answer, equal each time."""
+    inputs = [
+        {
+            "name": name,
+            "datatype": DATATYPES[name],
+            "shape": array.shape,
+            "data": [text.decode() for text in array] if array.dtype == object else array.tolist(),
+        }
+        for name, array in tensors.items()
+    ]
+    body = {"inputs": inputs, "outputs": [{"name": "probabilities"}]}
+    answers = [await service.client.post(f"{STREAMS}/infer", json=body) for _ in range(3)]
+    assert len({answer.content for answer in answers}) == 1
+    answer = answers[0]
+    if answer.status_code != 200:
+        raise Refused(answer.status_code, answer.json()["error"])
+    return np.array(answer.json()["outputs"][0]["data"], np.float32)
+
+
+async def send_grpc(service: Service, tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+    request = pb.ModelInferRequest(model_name="streams")
+    for name, array in tensors.items():
+        request.inputs.add(name=name, datatype=DATATYPES[name], shape=array.shape)
+        request.raw_input_contents.append(raw(array))
+    request.outputs.add(name="probabilities")
+    async with calling(service) as caller:
+        try:
+            answers = [(await caller.call("ModelInfer", request)).raw_output_contents[0] for _ in range(3)]
+        except grpc.aio.AioRpcError as error:
+            raise Refused(error.code(), error.details()) from error
+    assert len(set(answers)) == 1
+    return np.frombuffer(answers[0], np.float32)
+
+
+FORMS = [
+    *(("values", "state"), ("state", "values"), ("values", "state", "offset"), ("offset", "state", "values")),
+    *(("values", "lengths", "state"), ("state", "lengths", "values"), ("lengths", "values")),
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids="-".join)
+@pytest.mark.parametrize("send", [send_json, send_grpc])
+async def test_a_form_that_comes_again_is_read_alike(service: Service, send: Any, form: Sequence[str]) -> None:
+    (steps,) = sequences([12])
+    (state,) = (await by_json(service, [Row(steps[:8])], STREAMS)).states
+    expected = whole(GRU, steps if "state" in form else steps[8:])
+    assert (await send(service, named(Row(steps[8:], state, 8), form))).tobytes() == expected.tobytes()
+
+
+async def test_the_form_of_an_offset_does_not_hide_a_wrong_one(service: Service) -> None:
+    (steps,) = sequences([4])
+    async with calling(service) as caller:
+        for offset, is_right in ((0, True), (7, False), (0, True), (7, False)):
+            tensors = named(Row(steps, offset=offset), ("values", "offset"))
+            request = pb.ModelInferRequest(model_name="streams")
+            for name, array in tensors.items():
+                request.inputs.add(name=name, datatype=DATATYPES[name], shape=array.shape)
+                request.raw_input_contents.append(raw(array))
+            if is_right:
+                await caller.call("ModelInfer", request)
+            else:
+                assert (await caller.refused("ModelInfer", request)).code() is CODES[409]
+
+
+@pytest.mark.parametrize("send", [send_json, send_grpc])
+@pytest.mark.parametrize("name", ["state", "offset"])
+@pytest.mark.parametrize("form", [("values", "state", "offset"), ("state", "offset", "lengths", "values")])
+async def test_more_states_than_rows_are_refused(service: Service, send: Any, name: str, form: Sequence[str]) -> None:
+    (steps,) = sequences([12])
+    (state,) = (await by_json(service, [Row(steps[:8])], STREAMS)).states
+    with pytest.raises(Refused) as raised:
+        await send(service, named(Row(steps[8:], state, 8), form, **{name: 3}))
+    status, text = raised.value.args
+    assert status in (400, CODES[400])
+    assert f"/inputs/{form.index(name)}: must have 1 rows, it has 3" in text

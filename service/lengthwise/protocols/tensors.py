@@ -44,7 +44,6 @@ from lengthwise.protocols.tensor_text import TensorText
 from lengthwise.repository.registry import ServedModel
 from lengthwise.runtime.manifest import Manifest
 
-_ORDINARY_INPUTS: Final = 2  # of a model: its steps and their lengths
 MOST_CLASSIFICATIONS: Final = 262_144  # in one answer: each is a Python object (`SCORE:INDEX:LABEL`)
 # The largest size of an axis, and the largest `timeout`, as in gRPC's messages.
 INT64_MAX: Final = 2**63 - 1
@@ -129,7 +128,9 @@ def _sent_states(
     input_tensors: Sequence[InputTensor], wants_state: bool, problems: Problems, max_sequences: int
 ) -> SentStates:
     """What the tensors of states say of each row; what is wrong with them is added to `problems`."""
-    rows = min(max_sequences, max([tensor.shape[0] for tensor in input_tensors if tensor.shape], default=0))
+    # The rows are those of the other tensors; without any the request is refused later, so nothing is said of rows
+    others = [tensor for tensor in input_tensors if tensor.name not in OF_STATES] or input_tensors
+    rows = min(max_sequences, max([tensor.shape[0] for tensor in others if tensor.shape], default=0))
     columns, at = dict.fromkeys(OF_STATES, [ABSENT] * rows), dict.fromkeys(OF_STATES, "/inputs")
     for tensor in input_tensors:
         array = _array(tensor, OF_STATES[tensor.name], problems) if tensor.name in OF_STATES else None
@@ -227,14 +228,15 @@ class KnownTensors:
     def of(cls, tensor_call: TensorCall, input_tensors: Sequence[InputTensor]) -> KnownTensors | None:
         """What to remember of a valid request, so that the next one of the same form is read faster.
 
-        None if the model takes more than the steps of one sequence, or the tensor is wider than the model's longest
-        one. Such a request is valid only because its lengths
-        are shorter than the width. Lengths are elements, so they may be other ones in the next request, and `read` does
-        not compare the width with the model.
+        None if the model takes more than the steps of one sequence, if the request has to do with states, or if the
+        tensor is wider than the model's longest one. Such a request is valid only because its lengths are shorter than
+        the width. Lengths are elements, so they may be other ones in the next request, and `read` does not compare the
+        width with the model.
         """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         is_short = manifest.long != "reject" or call.width <= manifest.max_length
-        if manifest.input.has_more or call.states or len(input_tensors) > _ORDINARY_INPUTS or not is_short:
+        of_states = call.states or any(tensor.name in OF_STATES for tensor in input_tensors)
+        if manifest.input.has_more or of_states or not is_short:
             return None
         call_options = options.CallOptions(
             outputs=("attention",) if call.attention else (), timeout_ms=call.timeout_ms, priority=call.priority
@@ -257,8 +259,8 @@ class KnownTensors:
             if array is None:
                 return None
             arrays[tensor.name] = tensor, array
-        lengths, ends = arrays.pop(LENGTHS, (None, None))
-        steps, rectangle = next(iter(arrays.values()))  # the only other input
+        lengths, ends = arrays.get(LENGTHS, (None, None))
+        steps, rectangle = arrays[manifest.input.kind]
         rows = _Rows(steps, rectangle, _items(rectangle, ends, manifest, steps, lengths, problems))
         return None if problems.total else _make_call(model, self.outputs, self.options, [rows], [], ())
 
