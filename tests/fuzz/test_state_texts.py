@@ -16,6 +16,12 @@ from tests.support.streaming_models import graph_bytes, gru, manifest, mean
 OWN = manifest(gru, graph_bytes(gru))
 OTHER = manifest(gru, graph_bytes(gru, seed=1), version=2)
 FOREIGN = manifest(mean, graph_bytes(mean))
+STEPS_SEEN = {"name": "steps_seen", "shape": (1,), "dtype": "int64"}
+COUNTING = manifest(
+    gru,
+    graph_bytes(gru),
+    streaming={"state_bytes": 40, "states": [{"name": "hidden", "shape": (8,)}, STEPS_SEEN]},
+)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=+/ \n\té"
 Random = np.random.Generator
 
@@ -108,6 +114,25 @@ def test_no_mutation_of_a_state_is_read_as_another(tmp_path: Path, signed: bool,
         assert pasts[1] is not None
         assert pasts[1].values["hidden"].tobytes() == raw(text)[25:-16]
         assert pasts[2] is None
+
+
+FORGED = [1, -1, 5, 7, 10_000_000, 2**31, 2**62, 2**63 - 1, -(2**31), -(2**62), -(2**63)]
+
+
+@pytest.mark.parametrize("count", FORGED)
+@pytest.mark.parametrize("offset", [6, 0, 2**63 + 6])
+def test_a_state_that_counts_other_steps_is_refused(count: int, offset: int) -> None:
+    keys, hidden = StateKeys(), np.zeros(8, np.float32)
+    text = keys.text(COUNTING.state_digest, offset, [hidden, np.array([count])])
+    right = keys.text(COUNTING.state_digest, 6, [hidden, np.array([6])])
+    problems = Problems()
+    sent = SentStates([SentState(text), SentState(right, 6)], "/{}", "/{}/offset", problems, False)
+    _, pasts = sent.read([COUNTING], keys)
+    assert [problem.pointer for problem in problems.first] == ["/0"]
+    assert "its values count others" in problems.first[0].detail
+    assert sent.refused == {"malformed": 1}
+    assert pasts[1] is not None
+    assert pasts[1].values["steps_seen"].tolist() == [6]
 
 
 def test_a_megabyte_is_refused_in_no_time() -> None:

@@ -8,7 +8,7 @@ item the first of these counts, and of one call everything that is 422 comes bef
 | 422 | the text is none, was changed or is not signed; or the version that would answer takes no states |
 | 409 | the state is of no served version of this model, or of another one than the call or another state names |
 | 409 | it has seen another number of steps than the item's `offset` says |
-| 422 | its values have another size than the version's, or are not finite |
+| 422 | its values have another size than the version's, are not finite, or count other steps than it has seen |
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from lengthwise.decoding.json_text import kind
 from lengthwise.errors import StateConflict
 from lengthwise.padding import Sample
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.states import MOST_OFFSET, SequenceState, StateKeys, unpack
+from lengthwise.runtime.states import MOST_OFFSET, SequenceState, StateKeys, have_seen, unpack
 
 if TYPE_CHECKING:
     from lengthwise.repository.registry import ServedModel
@@ -140,6 +140,8 @@ class SentStates:
         values = None if state is None or streaming is None else unpack(state.values, streaming)
         if state is not None and values is None:
             self._refuse(index, "malformed", "has another size than the states of this version, or is not finite")
+        if values is not None and streaming is not None and not have_seen(values, streaming, seen):
+            self._refuse(index, "malformed", f"says that it has seen {seen} steps, its values count others")
         if index in self._at_fault:
             return Past(manifest.min_length)
         return None if values is None else Past(seen, values, self.wants_state)

@@ -23,7 +23,7 @@ import re
 import struct
 from base64 import urlsafe_b64encode
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -41,6 +41,7 @@ FORMAT: Final = 1
 MOST_OFFSET: Final = 2**64 - 1
 _HEAD: Final = struct.Struct("<B16sQ")
 _TAG_BYTES: Final = 16
+_STEPS_SEEN: Final = "steps_seen"  # the state of an exported model that counts its steps
 _TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/   ")  # a blank is no letter of it
 _PIECE_BYTES: Final = 2047  # for a longer one hashlib releases the interpreter lock, and under load waits for it again
 _KEY: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){32,}")
@@ -107,6 +108,15 @@ def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | Non
     row = np.frombuffer(values, streaming.row)[0]
     arrays = {state.name: np.asarray(row[state.name]) for state in streaming.states}
     return arrays if all_finite(arrays.values()) else None
+
+
+def have_seen(values: Mapping[str, NDArray[Any]], streaming: Streaming, offset: int) -> bool:
+    """Whether the values of states are those after `offset` steps, as far as a state counts them.
+
+    A graph may compute places and widths from the count: with a forged one it fails, for all rows of a batch.
+    """
+    counted = [state.name for state in streaming.states if state.counts and state.name == _STEPS_SEEN]
+    return all(values[name].tolist() == [offset] for name in counted)
 
 
 def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
