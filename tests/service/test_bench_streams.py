@@ -9,7 +9,8 @@ import orjson
 import pytest
 from click.testing import CliRunner, Result
 
-from lengthwise.bench.streams import cut, prepare
+from lengthwise.bench.connection import ServerAddress
+from lengthwise.bench.streams import Script, Streams, cut, prepare
 from lengthwise.bench.trial import LoadSpec, LoadTest
 from lengthwise.commands.bench import bench
 from tests.support.small_server import Reply, SmallServer, serving
@@ -99,6 +100,43 @@ def test_a_chunk_that_was_refused_is_sent_again_with_its_state():
     assert load.wrong == 0
     assert load.answers[429] >= 20
     assert load.answers[200] + load.answers[429] == 90
+
+
+def test_each_answer_to_a_chunk_that_was_sent_often_is_compared():
+    def reply(probability: float) -> bytes:
+        return orjson.dumps({"predictions": [{"probabilities": [probability], "state": "S"}]})
+
+    script = Script((b"[[1]]", b"[[2]]"), ([0.5], [0.7]))
+    streams = Streams([script], 1, ServerAddress("localhost", 1), {}, {}, 0.0)
+    assert all(b"[[1]]}" in streams[index] for index in range(5))  # one key, five connections
+    assert streams.is_right(1, reply(0.5))
+    assert b'[[2]],"state":"S"' in streams[5]  # the first answer moves the key
+    assert not streams.is_right(0, reply(0.4))
+    assert not streams.is_right(2, b"{}")
+    assert streams.is_right(3, reply(0.5))
+    assert b'[[2]],"state":"S"' in streams[6]  # the others do not
+    assert not streams.is_right(5, reply(0.5))
+    assert b"[[1]]}" in streams[7]
+    assert streams.is_right(6, reply(0.7))
+    assert not streams.is_right(4, reply(0.7))
+
+
+def test_a_late_answer_to_a_script_of_one_chunk_moves_no_key():
+    streams = Streams([Script((b"[[1]]",), ([0.5],))], 1, ServerAddress("localhost", 1), {}, {}, 0.0)
+    answer = orjson.dumps({"predictions": [{"probabilities": [0.5], "state": "S"}]})
+    assert all(streams[index] for index in range(3))
+    assert all(streams.is_right(index, answer) for index in range(3))
+    assert all(streams[index] for index in range(3, 6))
+    assert streams.is_right(5, answer)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 3])
+def test_with_few_keys_sequences_end_and_begin(keys: int):
+    server = StreamingServer()
+    with serving(server) as target:
+        seen = prepared(target, keys=keys).run(LOAD)
+    assert (seen.answers, seen.wrong) == ({200: 120}, 0)
+    assert len({*server.states}) > 5
 
 
 def test_keys_are_on_for_some_chunks_and_then_off():

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -39,13 +39,26 @@ class Script:
     whole: tuple[Probabilities, ...]  # the answer to all steps up to the end of each
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class StreamKey:
     """Where a key is."""
 
     script: int  # its index
     chunk: int = 0  # the index of the next one
     state: str = ""  # after the chunk before; empty without one
+
+    @property
+    def place(self) -> Place:
+        """The key and its next chunk."""
+        return Place(self, self.script, self.chunk)
+
+
+class Place(NamedTuple):
+    """A chunk that a key sends or has sent."""
+
+    key: StreamKey
+    script: int  # its index
+    chunk: int  # its index
 
 
 class Streams:
@@ -78,7 +91,8 @@ class Streams:
         self._keys = [StreamKey(int(script)) for script in self._random.integers(len(scripts), size=keys)]
         count = max(1, round(_SHARE_ON * keys))
         self._on, self._off = deque(self._keys[:count]), self._keys[count:]
-        self._sent: dict[int, StreamKey] = {}  # by the index of the request
+        self._waiting: dict[StreamKey, None] = {}  # keys whose chunk has no answer yet, by the time of its last request
+        self._sent: dict[int, Place] = {}  # by the index of the request
 
     def __len__(self) -> int:
         return _MANY
@@ -86,34 +100,44 @@ class Streams:
     def __getitem__(self, index: int) -> bytes:
         """The next request: the chunk of a key that is on; if all wait for answers, of one more; then of the oldest."""
         if not self._on:
-            self._on.append(self._off.pop() if self._off else self._sent.pop(next(iter(self._sent))))
+            self._on.append(self._off.pop() if self._off else next(iter(self._waiting)))
         key = self._on.popleft()
-        self._sent[index] = key
+        self._waiting.pop(key, None)
+        self._waiting[key] = None
+        self._sent[index] = key.place
         steps = self._scripts[key.script].chunks[key.chunk]
         state = b',"state":"%s"' % key.state.encode() if key.state else b""
         body = b'{"sequences":[{"steps":%s%s}],%s' % (steps, state, self._fields)
         return self._target.request("/predict", body, self._headers)
 
     def is_right(self, index: int, body: bytes) -> bool:
-        """Whether an answer is that to the whole so far. Its state is the next of the key, which may go off."""
-        key = self._sent.pop(index, None)
-        if key is None:  # the chunk was sent again meanwhile
-            return True
-        script, chunk = self._scripts[key.script], key.chunk
+        """Whether an answer is that to the whole so far.
+
+        With the first answer to a chunk, which may be sent several times, its key goes on, and may go off.
+        """
+        place = self._sent.pop(index)
         try:
             prediction = orjson.loads(body)["predictions"][0]
-            answer, key.state = answer_of(prediction), prediction["state"]
+            answer, state = answer_of(prediction), prediction["state"]
+            whole = self._scripts[place.script].whole[place.chunk]
+            expected = whole[-len(answer) :]  # of a model with an answer for each step, those of the chunk
         except (orjson.JSONDecodeError, LookupError, TypeError):
             return False
+        if place.key in self._waiting and place == place.key.place:
+            self._go_on(place.key, state)
+        return answer == expected or bool(np.allclose(answer, expected, rtol=0, atol=self._tolerance))
+
+    def _go_on(self, key: StreamKey, state: str) -> None:
+        """Moves a key to its next chunk, with the state after the one that was answered; or to another script."""
+        del self._waiting[key]
+        key.state = state
         key.chunk += 1
-        if key.chunk == len(script.chunks):  # the sequence ends, and the next one begins
+        if key.chunk == len(self._scripts[key.script].chunks):  # the sequence ends, and the next one begins
             key.script, key.chunk, key.state = int(self._random.integers(len(self._scripts))), 0, ""
         if self._off and self._random.random() < 1 / _BURST_CHUNKS:
             place = int(self._random.integers(len(self._off)))
             key, self._off[place] = self._off[place], key
         self._on.append(key)
-        expected = script.whole[chunk][-len(answer) :]  # of a model with an answer for each step, those of the chunk
-        return answer == expected or bool(np.allclose(answer, expected, rtol=0, atol=self._tolerance))
 
 
 def answer_of(prediction: Mapping[str, Any]) -> Probabilities:
