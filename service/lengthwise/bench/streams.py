@@ -48,12 +48,12 @@ class StreamKey:
     state: str = ""  # after the chunk before; empty without one
 
     @property
-    def place(self) -> Place:
+    def next_chunk(self) -> SentChunk:
         """The key and its next chunk."""
-        return Place(self, self.script, self.chunk)
+        return SentChunk(self, self.script, self.chunk)
 
 
-class Place(NamedTuple):
+class SentChunk(NamedTuple):
     """A chunk that a key sends or has sent."""
 
     key: StreamKey
@@ -92,7 +92,7 @@ class Streams:
         count = max(1, round(_SHARE_ON * keys))
         self._on, self._off = deque(self._keys[:count]), self._keys[count:]
         self._waiting: dict[StreamKey, None] = {}  # keys whose chunk has no answer yet, by the time of its last request
-        self._sent: dict[int, Place] = {}  # by the index of the request
+        self._sent: dict[int, SentChunk] = {}  # by the index of the request
 
     def __len__(self) -> int:
         return _MANY
@@ -104,7 +104,7 @@ class Streams:
         key = self._on.popleft()
         self._waiting.pop(key, None)
         self._waiting[key] = None
-        self._sent[index] = key.place
+        self._sent[index] = key.next_chunk
         steps = self._scripts[key.script].chunks[key.chunk]
         state = b',"state":"%s"' % key.state.encode() if key.state else b""
         body = b'{"sequences":[{"steps":%s%s}],%s' % (steps, state, self._fields)
@@ -115,16 +115,16 @@ class Streams:
 
         With the first answer to a chunk, which may be sent several times, its key goes on, and may go off.
         """
-        place = self._sent.pop(index)
+        sent = self._sent.pop(index)
         try:
             prediction = orjson.loads(body)["predictions"][0]
             answer, state = answer_of(prediction), prediction["state"]
-            whole = self._scripts[place.script].whole[place.chunk]
+            whole = self._scripts[sent.script].whole[sent.chunk]
             expected = whole[-len(answer) :]  # of a model with an answer for each step, those of the chunk
         except (orjson.JSONDecodeError, LookupError, TypeError):
             return False
-        if place.key in self._waiting and place == place.key.place:
-            self._go_on(place.key, state)
+        if sent.key in self._waiting and sent == sent.key.next_chunk:
+            self._go_on(sent.key, state)
         return answer == expected or bool(np.allclose(answer, expected, rtol=0, atol=self._tolerance))
 
     def _go_on(self, key: StreamKey, state: str) -> None:
