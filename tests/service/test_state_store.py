@@ -14,7 +14,7 @@ import pytest
 
 import lengthwise
 from lengthwise.client.state_store import DictStates, KeyedStreams, RedisStates, SQLiteStates, StateStore, StoredState
-from lengthwise.errors import StateConflict
+from lengthwise.errors import InvalidSequences, StateConflict
 
 
 class Sums:
@@ -69,6 +69,17 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 
 STEPS = np.arange(12, dtype=np.float32)[:, None]
+
+
+@pytest.mark.parametrize("offset", [-1, -100, np.int64(-1)])
+async def test_a_negative_offset_is_refused(store: StateStore, offset: int):
+    client = Sums()
+    streams = KeyedStreams(client, store)  # type: ignore[arg-type]  # no real client
+    for _ in range(2):
+        with pytest.raises(InvalidSequences, match="offset: must be a whole number of steps, from 0"):
+            await streams.push("a", STEPS[:3], offset=offset)
+        await streams.push("a", STEPS[:3])
+    assert client.sent == [3, 3]
 
 
 async def test_a_store_sets_only_what_has_the_expected_offset(store: StateStore):

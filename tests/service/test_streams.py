@@ -117,6 +117,56 @@ class TestModel:
             opened(loaded).stream(state).push(np.full((1, FEATURES), 3e38))
 
 
+def wrong_states(state: str) -> list[tuple[dict[str, Any], str]]:
+    """Options of `predict` for one sequence, and what is said of them."""
+    return [
+        ({"states": [state.encode()]}, "sequence 0: state: must be a string, got bytes"),
+        ({"states": [7]}, "sequence 0: state: must be a string, got int"),
+        ({"states": [state], "offsets": [4.0]}, "sequence 0: offset: must be a whole number of steps, from 0"),
+        (
+            {"states": [state], "offsets": [np.array([4])]},
+            "sequence 0: offset: must be a whole number of steps, from 0",
+        ),
+        ({"states": [state], "offsets": ["4"]}, "sequence 0: offset: must be a whole number of steps, from 0"),
+        ({"states": [state], "offsets": [True]}, "sequence 0: offset: must be a whole number of steps, from 0"),
+        ({"states": [state], "offsets": [np.int64(-1)]}, "sequence 0: offset: must be a whole number of steps, from 0"),
+    ]
+
+
+class TestBoth:
+    """The same without a server and of one."""
+
+    @pytest.mark.parametrize("index", range(7))
+    async def test_what_is_no_state_is_told(
+        self, client: lengthwise.AsyncClient, model: lengthwise.Model, index: int
+    ) -> None:
+        (steps,) = sequences([4])
+        state = model.stream().push(steps).state
+        assert state is not None
+        options, message = wrong_states(state)[index]
+        with pytest.raises(InvalidSequences, match=message):
+            model.predict([steps], **options)
+        with pytest.raises(InvalidSequences, match=message):
+            await client.predict([steps], **options)
+        of_item = {name.removesuffix("s"): values[0] for name, values in options.items()}
+        with pytest.raises(InvalidSequences, match=message):
+            model.predict([{"steps": steps, **of_item}])
+
+    @pytest.mark.parametrize("offset", [9, np.int64(9), np.uint8(9), np.array(9)], ids=repr)
+    async def test_an_offset_is_any_whole_number(
+        self, client: lengthwise.AsyncClient, model: lengthwise.Model, offset: Any
+    ) -> None:
+        steps, more = sequences([9, 2])
+        options: Any = {"states": [np.str_(model.stream().push(steps).state)], "offsets": [offset]}
+        expected = whole(GRU, np.concatenate([steps, more])).tobytes()
+        (answer,) = model.predict([more], **options)
+        assert answer.probabilities.tobytes() == expected
+        (answer,) = await client.predict([more], **options)
+        assert answer.probabilities.tobytes() == expected
+        (answer,) = await client.predict([{"steps": more, "state": options["states"][0], "offset": offset}])
+        assert answer.probabilities.tobytes() == expected
+
+
 class TestClient:
     """Of a server."""
 

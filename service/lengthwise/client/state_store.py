@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from lengthwise.api import Prediction
 from lengthwise.client.client import AsyncClient
-from lengthwise.errors import Problem, StateConflict
+from lengthwise.decoding.chunks import NO_OFFSET
+from lengthwise.errors import InvalidSequences, Problem, StateConflict
 
 
 class StoredState(NamedTuple):
@@ -89,9 +90,12 @@ class KeyedStreams:
             **options: Of `AsyncClient.predict`, such as `timeout`.
 
         Raises:
+            InvalidSequences: `offset` is negative, or the model does not accept the steps.
             StateConflict: Steps are missing between those that the state has seen and `offset`. Or the server refuses
                 the state, as it serves other versions now: `delete` it from the store, and send all steps again.
         """
+        if offset is not None and offset < 0:
+            raise InvalidSequences([Problem("/sequences/0", f"offset: {NO_OFFSET}")])
         options["outputs"] = [*options.get("outputs", ()), "state"]
         while True:
             stored = await self._store.get(key)

@@ -15,6 +15,7 @@ an object such as `{"id": "a", "steps": [[0.1], [0.2]]}`. `_sequence` makes an `
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,7 @@ from lengthwise.datasets.tables import (
     with_null_steps,
 )
 from lengthwise.datasets.tables import Padding as Padding
+from lengthwise.decoding.chunks import NO_OFFSET
 from lengthwise.decoding.validation import ITEM_FIELDS
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise.runtime.feature_names import missing_columns_problem, values_by_name
@@ -298,7 +300,8 @@ def read(
         results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
-    return _with_fields(results, {"static": static, **(before or {})}), roles
+    results = _with_fields(results, {"static": static, **(before or {})})
+    return [result if isinstance(result, str) else _with_past(result) for result in results], roles
 
 
 def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -338,6 +341,20 @@ def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) 
             for result, more in zip(results, further, strict=True)
         ]
     return results
+
+
+def _with_past(sequence: InputSequence) -> InputSequence | str:
+    """The sequence with its offset as an int; a text if its state is no text, or its offset no whole number from 0."""
+    state, offset = sequence.state, sequence.offset
+    if not isinstance(state, str | None):
+        return f"state: must be a string, got {type(state).__name__}"
+    if offset is None:
+        return sequence
+    try:
+        count = -1 if isinstance(offset, bool) else operator.index(offset)
+    except TypeError:
+        count = -1
+    return f"offset: {NO_OFFSET}" if count < 0 else replace(sequence, offset=count)
 
 
 def _warn_or_refuse_doubtful(data: Any, results: list[InputSequence | str], features: int | None) -> None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 ABSENT: Final = object()
 """In the place of what an item does not say."""
 NO_STREAM: Final = "the model {} takes and gives no states: it was not exported with --streaming"
+NO_OFFSET: Final = "must be a whole number of steps, from 0"
 _NO_STATE: Final = "is no state of this service: it was cut, changed, or not signed by it"
 
 
@@ -122,7 +123,7 @@ class SentStates:
         """The state of an item; None if it has none, or something that is none."""
         text, offset = self.sent[index]
         if offset is not ABSENT and (type(offset) is not int or not 0 <= offset <= MOST_OFFSET):
-            self._refuse(index, "malformed", "must be a whole number of steps, from 0", self.offset_at)
+            self._refuse(index, "malformed", NO_OFFSET, self.offset_at)
         if text is ABSENT:
             return None
         state = keys.read(text) if isinstance(text, str) else None
