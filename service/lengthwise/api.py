@@ -23,7 +23,7 @@ from lengthwise.decoding.calls import Item
 from lengthwise.decoding.chunks import NO_STREAM
 from lengthwise.decoding.options import OUTPUTS
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import longest_of
+from lengthwise.padding import planned_length
 from lengthwise.reports import notebook
 from lengthwise.runtime.manifest import LongPolicy, MissingPolicy, Task
 from lengthwise.runtime.states import StateKeys
@@ -341,7 +341,7 @@ class Model:
         The predicted seconds of the items are added only until their sum is worth threads.
         """
         cost, longest = self._opened.loaded.cost, self._opened.loaded.manifest.longest
-        sums_of_seconds = accumulate(cost.predict(1, min(longest_of(item.steps), longest)) for item in items)
+        sums_of_seconds = accumulate(cost.predict(1, min(planned_length(item.steps), longest)) for item in items)
         is_worth_threads = len(items) > 1 and any(seconds > _WORTH_THREADS_SECONDS for seconds in sums_of_seconds)
         return self._opened.threads if is_worth_threads else 0
 

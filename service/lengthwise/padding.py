@@ -32,6 +32,7 @@ class Sample:
     beside: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     others: Mapping[str, Steps] = field(default_factory=dict)  # further sequences, by the name of their input
     wants_state: bool = False  # whether the answer has the states after these steps
+    repeated: int = 0  # how many steps before these run again: of a model that looks ahead, those in its states
 
     def __len__(self) -> int:
         """The length of the first sequence."""
@@ -70,12 +71,17 @@ def steps_of(row: RowInput) -> Steps:
 
 
 def longest_of(row: RowInput) -> int:
-    """The length of a row's longest sequence, by which batches are planned: their cost is predicted by it.
+    """The length of a row's longest sequence, by which batches are planned (`planned_length`).
 
     Of rows with two sequences, those with about the same longest one need less padding together than those with about
     the same sum, or the same first one: `python -m benchmarks.pairs`. It is at least 1: a chunk without steps runs too.
     """
     return max(1, *row.lengths) if isinstance(row, Sample) else len(row)
+
+
+def planned_length(row: RowInput) -> int:
+    """The length by which a row's cost is predicted: of its longest sequence, and of the steps that run again."""
+    return longest_of(row) + row.repeated if isinstance(row, Sample) else len(row)
 
 
 def with_steps(row: RowInput, steps: Steps) -> RowInput:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lengthwise.decoding.calls import Problems
-from lengthwise.decoding.chunks import ABSENT, SentState, SentStates
+from lengthwise.decoding.calls import Problems, make_item
+from lengthwise.decoding.chunks import ABSENT, SentState, SentStates, resumed
+from lengthwise.padding import Sample, planned_length
 from lengthwise.runtime.states import StateKeys
 from tests.support.streaming_models import graph_bytes, gru, manifest, mean
 
@@ -133,6 +134,20 @@ def test_a_state_that_counts_other_steps_is_refused(count: int, offset: int) -> 
     assert sent.refused == {"malformed": 1}
     assert pasts[1] is not None
     assert pasts[1].values["steps_seen"].tolist() == [6]
+
+
+@pytest.mark.parametrize(("offset", "repeated"), [(0, 0), (6, 6), (20, 20), (1000, 20)])
+def test_what_the_model_looks_ahead_runs_again(offset: int, repeated: int) -> None:
+    ahead = manifest(gru, graph_bytes(gru), streaming={"look_ahead_steps": 20})
+    keys, steps = StateKeys(), np.zeros((3, 4), np.float32)
+    text = keys.text(ahead.state_digest, offset, [np.zeros(8, np.float32)])
+    for of, expected in ((ahead, repeated), (OWN, 0)):
+        sent = SentStates([SentState(text)], "/{}", "/{}/offset", Problems(), False)
+        _, (past,) = sent.read([of], keys)
+        row = resumed(make_item(steps, of, sent_steps=3), past).steps
+        assert isinstance(row, Sample)
+        assert row.repeated == expected
+        assert planned_length(row) == 3 + expected
 
 
 def test_a_megabyte_is_refused_in_no_time() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from lengthwise.batching.queues import ModelQueue
 from lengthwise.errors import ManifestError, VerificationError
-from lengthwise.padding import Sample, longest_of, pad, steps_of
+from lengthwise.padding import Sample, longest_of, pad, planned_length, steps_of
 from lengthwise.repository.loading import load
 from lengthwise.runtime.graph_inputs import zero_batch
 from lengthwise.runtime.manifest import GOLDEN_FILE, Manifest
@@ -167,6 +167,13 @@ def test_a_model_of_any_form_is_verified_and_served(of: Manifest, tmp_path: Path
     assert batch.valid_steps == sum(lengths)
     widths = [batch.width, *(batch.beside[name].shape[1] for name in of.further)]
     assert batch.padded_steps == 4 * sum(widths)
+
+
+def test_steps_that_run_again_are_planned():
+    steps = np.zeros((3, 2), np.float32)
+    assert [planned_length(row) for row in (steps, Sample(steps), Sample(steps, repeated=7))] == [3, 3, 10]
+    assert planned_length(Sample(steps[:0], repeated=7)) == 8
+    assert len(pad([Sample(steps, repeated=7)]).steps[0]) == 4  # they are in the state, and not sent
 
 
 def test_a_batch_is_planned_by_the_longest_sequence_of_each_row():

@@ -34,7 +34,7 @@ from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import Finish, ModelQueue, ModelQueues, PendingRequest, QueuedSequence, Waiter
 from lengthwise.batching.runners import Cores, LendCores, Runners
 from lengthwise.errors import DeadlineExceeded, Draining, NotReady
-from lengthwise.padding import RowInput, longest_of, rounded_width
+from lengthwise.padding import RowInput, planned_length, rounded_width
 
 log = logging.getLogger("lengthwise.batcher")
 
@@ -405,7 +405,7 @@ def _queued(
 ) -> list[QueuedSequence]:
     """The sequences of a request, with their widths and their predicted work."""
     queue = request.queue
-    widths = [queue.width_of(longest_of(steps)) for steps in sequences]
+    widths = [queue.width_of(planned_length(steps)) for steps in sequences]
     return [
         QueuedSequence(
             width,

@@ -50,6 +50,7 @@ class Past(NamedTuple):
     offset: int = 0  # how many steps there were
     values: Mapping[str, NDArray[Any]] = {}  # the states by the names of the graph's inputs, without the axis of rows
     wants_state: bool = False  # whether the answer has the next state
+    repeated: int = 0  # how many of these steps run again with the next ones: as many as the model looks ahead
 
 
 def resumed(item: Item, past: Past | None) -> Item:
@@ -57,7 +58,7 @@ def resumed(item: Item, past: Past | None) -> Item:
     if past is None:
         return item
     row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
-    steps = replace(row, beside={**row.beside, **past.values}, wants_state=past.wants_state)
+    steps = replace(row, beside={**row.beside, **past.values}, wants_state=past.wants_state, repeated=past.repeated)
     return item._replace(steps=steps, seen=past.offset)
 
 
@@ -145,7 +146,9 @@ class SentStates:
             self._refuse(index, "malformed", f"says that it has seen {seen} steps, its values count others")
         if index in self._at_fault:
             return Past(manifest.min_length)
-        return None if values is None else Past(seen, values, self.wants_state)
+        if values is None or streaming is None:
+            return None
+        return Past(seen, values, self.wants_state, repeated=min(seen, streaming.look_ahead_steps))
 
     def _refuse(self, index: int, reason: str, detail: str, at: str | None = None) -> None:
         """Notes that an item is at fault, unless it is already; `at` is by default the pointer of its state."""

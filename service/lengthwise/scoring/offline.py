@@ -23,7 +23,7 @@ from lengthwise.batching.plan import plan
 from lengthwise.datasets.input_sequences import require_valid
 from lengthwise.decoding.calls import Item
 from lengthwise.errors import InferenceFailed
-from lengthwise.padding import RowInput, longest_of, rounded_width
+from lengthwise.padding import RowInput, planned_length, rounded_width
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import NOT_FINITE, Answer
@@ -115,9 +115,9 @@ def _begin(
     for index, item in enumerate(items):
         for start, steps in answers.windows(item.steps, manifest.max_length):
             width = (
-                rounded_width(longest_of(steps), manifest.width_multiple)
+                rounded_width(planned_length(steps), manifest.width_multiple)
                 if model.buckets is None
-                else model.buckets.width_of(longest_of(steps))
+                else model.buckets.width_of(planned_length(steps))
             )
             rows.append(_Row(width, steps=steps, item=index, start=start))
     pending = PendingSequences()
