@@ -300,8 +300,7 @@ def read(
         results.append(result)
     if ask and not isinstance(data, InputSequences):
         _warn_or_refuse_doubtful(data, results, features)
-    results = _with_fields(results, {"static": static, **(before or {})})
-    return [result if isinstance(result, str) else _with_past(result) for result in results], roles
+    return _with_fields(results, {"static": static, **(before or {})}), roles
 
 
 def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -318,6 +317,8 @@ def _of_inputs(data: Any, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) -> list[InputSequence | str]:
     """The sequences with further fields: each a table with a row, or a list with an entry, for each of them, or None.
+
+    What a sequence says of the steps before is checked (`_with_past`), in its own fields too.
 
     Raises:
         InvalidSequences: There are not as many entries as sequences, or no entries at all.
@@ -340,7 +341,7 @@ def _with_fields(results: list[InputSequence | str], fields: Mapping[str, Any]) 
             result if isinstance(result, str) else replace(result, **more)
             for result, more in zip(results, further, strict=True)
         ]
-    return results
+    return [result if isinstance(result, str) else _with_past(result) for result in results]
 
 
 def _with_past(sequence: InputSequence) -> InputSequence | str:
