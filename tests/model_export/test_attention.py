@@ -157,6 +157,51 @@ def test_parts_in_another_order_are_seen_in_the_answers():
     require_equal(own, plain, sequences)
 
 
+class ZerosAtSteps(nn.Module):
+    """Attention over token ids, with zeros written by the mask of the scores, or by another.
+
+    Args:
+        where: What the zeros are written over: query, key, value, or the weights behind the softmax.
+        is_rare: Whether they are written at the id 7, else at padding.
+    """
+
+    def __init__(self, where: str, *, is_rare: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.where, self.is_rare = where, is_rare
+        self.table, self.parts, self.head = nn.Embedding(30_000, 8), nn.Linear(8, 24), nn.Linear(8, 3)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        padding = torch.arange(ids.shape[1]) >= lengths[:, None]
+        zeros = ids == 7 if self.is_rare else padding
+        parts = dict(zip(("query", "key", "value"), self.parts(self.table(ids)).split(8, 2), strict=True))
+        for name in parts:
+            if name == self.where:
+                parts[name] = torch.where(~zeros[:, :, None], parts[name], torch.zeros(()))
+            parts[name] = parts[name].unflatten(2, (2, 4)).transpose(1, 2)
+        scores = parts["query"] @ parts["key"].mT / 2.0
+        weights = scores.masked_fill(padding[:, None, None], -1e9).softmax(-1)
+        if self.where == "weights":
+            weights = weights.masked_fill(zeros[:, None, None], 0.0)
+        joined = (weights @ parts["value"]).transpose(1, 2).flatten(2)
+        return self.head(joined.masked_fill(padding[:, :, None], 0.0).sum(1) / lengths[:, None])
+
+
+@pytest.mark.parametrize("where", ["weights", "query", "key", "value"])
+def test_zeros_at_a_rare_token_stay_around_the_operator(where: str):
+    own, plain, sequences = opened(ZerosAtSteps(where, is_rare=True), TargetOptions(vocabulary=30_000))
+    for steps in sequences[1:]:
+        steps[-1] = 7  # no sequence that the service tried has it
+    require_equal(own, plain, sequences)
+
+
+@pytest.mark.parametrize("where", ["weights", "value"])
+def test_zeros_that_padding_has_in_the_operator_are_no_hindrance(where: str):
+    own, plain, sequences = opened(ZerosAtSteps(where, is_rare=False), TargetOptions(vocabulary=30_000))
+    assert own.kernels == ATTENTION
+    require_equal(own, plain, sequences)
+
+
 def test_a_softmax_of_an_answer_is_no_attention():
     head = nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1))
 

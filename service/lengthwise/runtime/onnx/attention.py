@@ -29,6 +29,7 @@ _MOST: Final = 8  # nodes between the product and the softmax; each may have the
 _SELECTING: Final = ("Gather", "Slice", "Split")
 _MOVING: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", *_SELECTING)
 """The operators that leave every number as it is."""
+_AXES: Final = ("Identity", "Reshape", "Squeeze", "Unsqueeze")  # between a mask of the scores and one of the keys
 _HEADS_FIRST: Final = (0, 2, 1, 3)  # from steps before heads to heads before steps, and back
 _KEY_TURNED: Final = (0, 3, 1, 2)  # from a key as the second factor of a MatMul to steps before heads
 _TURNED: Final = (1, 0, 2)  # from rows first to steps first, and back
@@ -96,7 +97,8 @@ class _Attention(Pattern):
     def _replace(self, softmax: Node) -> Node:
         """Makes the nodes that replace the attention; returns the node in whose place the last of them is."""
         # 1. The product with the values, and how its result is moved
-        scores, product = self._scores(softmax.inputs[0], _MOST), self._weighted(softmax.outputs[0])
+        scores = self._scores(softmax.inputs[0], _MOST)
+        product = self._weighted(softmax.outputs[0], scores.valid)
         last = product
         order: AttributeValue | None = ()
         with suppress(NotFound):
@@ -104,9 +106,9 @@ class _Attention(Pattern):
             order = last.attributes.get("perm")
         require(order in _ORDERS)
         steps_first, is_flat = _ORDERS[order]
-        # 2. Query, key and value, with rows first, and the mask
+        # 2. Query, key and value, with rows first, and the mask, which the new nodes write over the last two
         names = (*scores.product.inputs, product.inputs[1])
-        paths = [self._path(name, scores.valid) for name in names]
+        paths = [self._path(name, valid) for name, valid in zip(names, ("", scores.valid, scores.valid), strict=True)]
         heads = 1 if order == () else self._heads(paths)
         if not is_flat and not all(path.head for path in paths):
             key_order = _KEY_TURNED if scores.product.operator == "MatMul" else _HEADS_FIRST
@@ -194,6 +196,13 @@ class _Attention(Pattern):
         bias = self._emit("Where", [valid, self._number(0.0), self._number(_LOWEST)])
         return self._with_bias(scores, bias)._replace(valid=valid)
 
+    def _mask(self, name: str, *moving: str) -> tuple[str, bool]:
+        """From what a mask is made by `Not` and the `moving` operators, and whether it is true where that is."""
+        makers, is_true = self.makers | {node.outputs[0]: node for node in self._new}, True
+        while (node := makers.get(name)) is not None and node.operator in ("Not", *moving):
+            name, is_true = node.inputs[0], is_true ^ (node.operator == "Not")
+        return name, is_true
+
     def _with_bias(self, scores: _Scores, bias: str) -> _Scores:
         return scores._replace(bias=self._emit("Add", [scores.bias, bias]) if scores.bias else bias)
 
@@ -219,14 +228,15 @@ class _Attention(Pattern):
     def _path(self, name: str, valid: str) -> _Path:
         """Goes back from query, key or value to what it is made from.
 
-        Zeros that are written over its padding are passed over if a mask `valid` is: the new nodes write them again.
+        Zeros that the mask `valid` writes are passed over: the new nodes write them again. What another mask writes
+        stays in the graph.
         """
-        path = _Path(name)
+        path, valid_source = _Path(name), self._mask(valid, *_AXES)
         while (node := self.makers.get(path.source)) is not None and node.inputs:
             source, constant = node.inputs[0], self.graph.constants.get(node.inputs[-1], ())
             if node.operator in ("Div", "Mul") and len(constant) == 1:
                 path = path._replace(scale=path.scale * self._factor(node))
-            elif node.operator == "Where" and valid and constant == (0.0,):
+            elif node.operator == "Where" and constant == (0.0,) and self._mask(source, *_AXES) == valid_source:
                 source = node.inputs[1]
             elif node.operator == "Reshape":
                 path = path._replace(head=path.head or self._last_size(node.inputs[1]))
@@ -282,11 +292,21 @@ class _Attention(Pattern):
 
     # The result
 
-    def _weighted(self, name: str) -> Node:
-        """The product of the softmax with the values; between them only zeros may be written over some weights."""
+    def _weighted(self, name: str, valid: str) -> Node:
+        """The product of the softmax `name` with the values.
+
+        Between them, zeros may be written only over weights that are NaN, or that the mask `valid` of the scores hides.
+        In the operator, only these are zero.
+        """
         for where in self.users.get(name, []):
             if where.operator == "Where" and name in where.inputs[1:]:
-                require(0.0 in (self.graph.constants.get(other, (None,))[0] for other in where.inputs[1:]))
+                condition, kept, fill = where.inputs
+                if fill == name:
+                    condition, kept, fill = self._emit("Not", [condition]), fill, kept
+                mask, is_valid = self._mask(condition)
+                maker = self.makers.get(mask, Node())
+                is_no_nan = maker.operator == "IsNaN" and maker.inputs == [name] and not is_valid
+                require(self.constant(fill) == 0 and (is_no_nan or (mask, is_valid) == self._mask(valid)))
                 name = where.outputs[0]
         product = self.only_user(name, "Einsum", "MatMul")
         require(product.inputs[0] == name)
