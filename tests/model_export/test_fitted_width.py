@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -71,6 +71,24 @@ def test_resampling_is_that_of_each_sequence_alone(lengths: list[int], width: in
     actual = fitted.resampled(batch, torch.tensor(lengths), width)
     expected = [F.interpolate(x.mT, size=width, mode="linear", align_corners=False).mT for x in sequences]
     torch.testing.assert_close(actual, torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
+@given(st.integers(1, 2000), st.integers(1, 200))
+@example(1024, 7)
+def test_resampling_is_that_of_torch_over_long_sequences(length: int, width: int) -> None:
+    steps = (3.0 * torch.arange(length)).sin()[None, :, None]
+    expected = F.interpolate(steps.mT, size=width, mode="linear", align_corners=False).mT
+    torch.testing.assert_close(fitted.resampled(steps, torch.tensor([length]), width), expected, rtol=0, atol=3e-6)
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, torch.nan]), min_size=1, max_size=12), st.integers(1, 12))
+@example([1.0, torch.nan, 2.0], 3)
+@example([1.0, torch.nan], 3)
+def test_missing_values_spread_as_far_as_in_torch(numbers: list[float], width: int) -> None:
+    steps = torch.tensor(numbers)[None, :, None]
+    actual = fitted.resampled(steps, torch.tensor([len(numbers)]), width)
+    expected = F.interpolate(steps.mT, size=width, mode="linear", align_corners=False).mT
+    assert torch.equal(actual.isnan(), expected.isnan())
 
 
 def test_padding_is_zeros_behind_numbers_and_ids() -> None:
@@ -148,6 +166,16 @@ def test_a_model_of_one_width_is_told_what_cures_it() -> None:
 def test_options_that_do_not_fit_each_other_are_refused(options: dict[str, Any], why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=why):
         lengthwise_export.export(Recurrent(), tmp_path / "m", features=4, **options)
+
+
+class WithStatic(Positions):
+    def forward(self, x: Tensor, lengths: Tensor, static: Tensor) -> Tensor:
+        return super().forward(x.mT) + static.sum()
+
+
+def test_nothing_may_stand_beside_a_fitted_sequence_yet() -> None:
+    with pytest.raises(ConfigurationError, match=r"--width: .*beside"):
+        lengthwise_export.check(WithStatic(), features=4, width=WIDTH, fit="pad")
 
 
 def test_token_ids_are_not_resampled() -> None:

@@ -50,12 +50,14 @@ def module_of_any_width(
     """A module with how it is called: fitted to any width if the options say so, else as it is.
 
     Raises:
-        ConfigurationError: The caller would pad otherwise than behind each sequence.
+        ConfigurationError: The caller would pad otherwise than behind each sequence, or the module takes static values.
     """
     if options.width is None or options.fit is None:
         return module, signature
     if signature.layout.packed or not signature.layout.is_right_padded:
         raise ConfigurationError("--width: the graph pads by itself; leave --padding and --packed out")
+    if signature.statics:
+        raise ConfigurationError("--width: no static values can stand beside the steps of such a model yet")
     return FittedModule(module, signature, options.width, options.fit), CallSignature()
 
 
@@ -87,7 +89,7 @@ def resampled(steps: Tensor, lengths: Tensor, width: int) -> Tensor:
     """The valid steps of each sequence, interpolated linearly to `width` steps.
 
     The formula is that of `F.interpolate(mode="linear", align_corners=False)` for each sequence alone: step i lies at
-    (i + 0.5) * length / width - 0.5.
+    (i + 0.5) * length / width - 0.5. As in torch, the quotient is rounded to float32, and then only the place.
 
     Args:
         steps: `[rows, any width, features]`.
@@ -95,10 +97,12 @@ def resampled(steps: Tensor, lengths: Tensor, width: int) -> Tensor:
         width: The number of steps of the result.
     """
     scale, last = lengths[:, None].float() / width, lengths[:, None] - 1
-    places = ((torch.arange(width) + 0.5) * scale - 0.5).clamp(min=0.0)  # [rows, width]
+    places = ((torch.arange(width) + 0.5).double() * scale.double() - 0.5).float().clamp(min=0.0)  # [rows, width]
     before = torch.minimum(places.long(), last)
     share = _beside((places - before).clamp(max=1.0), steps)
-    return _taken(steps, before) * (1.0 - share) + _taken(steps, torch.minimum(before + 1, last)) * share
+    first, second = _taken(steps, before), _taken(steps, torch.minimum(before + 1, last))
+    is_copy = _beside(lengths[:, None] == width, steps)  # as in torch: then the next step is not read, which may be NaN
+    return torch.where(is_copy, first, first * (1.0 - share) + second * share)
 
 
 def _taken(steps: Tensor, places: Tensor) -> Tensor:
