@@ -161,7 +161,8 @@ class ZerosAtSteps(nn.Module):
     """Attention over token ids, with zeros written by the mask of the scores, or by another.
 
     Args:
-        where: What the zeros are written over: query, key, value, or the weights behind the softmax.
+        where: What the zeros are written over: query, key, value, or the weights behind the softmax; with `scores`, a
+            low number is written over all scores of a query.
         is_rare: Whether they are written at the id 7, else at padding.
     """
 
@@ -180,15 +181,20 @@ class ZerosAtSteps(nn.Module):
                 parts[name] = torch.where(~zeros[:, :, None], parts[name], torch.zeros(()))
             parts[name] = parts[name].unflatten(2, (2, 4)).transpose(1, 2)
         scores = parts["query"] @ parts["key"].mT / 2.0
-        weights = scores.masked_fill(padding[:, None, None], -1e9).softmax(-1)
+        hidden = padding[:, None, None]
+        if self.where == "scores":
+            added = torch.zeros(hidden.shape).masked_fill(hidden, -torch.inf)
+            weights = (scores.masked_fill(zeros[:, None, :, None], -1e9) + added).softmax(-1)
+        else:
+            weights = scores.masked_fill(hidden, -1e9).softmax(-1)
         if self.where == "weights":
             weights = weights.masked_fill(zeros[:, None, None], 0.0)
         joined = (weights @ parts["value"]).transpose(1, 2).flatten(2)
         return self.head(joined.masked_fill(padding[:, :, None], 0.0).sum(1) / lengths[:, None])
 
 
-@pytest.mark.parametrize("where", ["weights", "query", "key", "value"])
-def test_zeros_at_a_rare_token_stay_around_the_operator(where: str):
+@pytest.mark.parametrize("where", ["weights", "query", "key", "value", "scores"])
+def test_what_is_written_at_a_rare_token_is_in_the_answers(where: str):
     own, plain, sequences = opened(ZerosAtSteps(where, is_rare=True), TargetOptions(vocabulary=30_000))
     for steps in sequences[1:]:
         steps[-1] = 7  # no sequence that the service tried has it

@@ -32,6 +32,7 @@ _MOVING: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", *_
 _AXES: Final = ("Identity", "Reshape", "Squeeze", "Unsqueeze")  # between a mask of the scores and one of the keys
 _HEADS_FIRST: Final = (0, 2, 1, 3)  # from steps before heads to heads before steps, and back
 _KEY_TURNED: Final = (0, 3, 1, 2)  # from a key as the second factor of a MatMul to steps before heads
+_KEYS_FIRST: Final = (0, 2, 1)  # the last two axes of a mask, in the other order
 _TURNED: Final = (1, 0, 2)  # from rows first to steps first, and back
 # By the axes of the Transpose that moves the result: whether steps come first, and whether rows and heads are one axis
 _ORDERS: Final[dict[AttributeValue | None, tuple[bool, bool]]] = {
@@ -116,7 +117,9 @@ class _Attention(Pattern):
             paths = [_Path(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
         inputs = [self._input(path, part, steps_first) for part, path in enumerate(paths)]
         if scores.valid:
-            valid = self._emit("Reshape", [scores.valid, self._integers(0, -1, 1)])
+            # `[rows, keys, 1]`; of a mask of queries `[rows, 1, queries]`, with which no run succeeds
+            shape = self._emit("Concat", [self._integers(-1), self._emit("Shape", [scores.valid], start=-2)], axis=0)
+            valid = self._emit("Transpose", [self._emit("Reshape", [scores.valid, shape])], perm=_KEYS_FIRST)
             inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
         require(paths[2].scale == 1)
         scale = scores.scale * paths[0].scale * paths[1].scale
