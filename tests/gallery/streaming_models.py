@@ -275,6 +275,27 @@ def attention_pooling(w: Weights) -> ModelProto:
     )
 
 
+@_streams(names={"attention": "att"})
+def attention_as_an_output(w: Weights) -> ModelProto:
+    w.recurrent(4, 4, 8).named("V 8x3, q 8x1")
+    w |= {"low": scalar(np.finfo(np.float32).min)}
+    return w.model(
+        _VALUES.replace("logits)", "logits, float[N,T] att)")
+        + _LSTM
+        + _MASK
+        + """
+        sc = MatMul (y3, q)
+        sq = Squeeze (sc, axis2)
+        ms = Where (m2, sq, low)
+        att = Softmax <axis = 1> (ms)
+        e = Unsqueeze (att, axis1)
+        p = MatMul (e, y3)
+        a = Squeeze (p, axis1)
+        logits = MatMul (a, V)
+    """
+    )
+
+
 @_streams()
 def attention_by_a_product(w: Weights) -> ModelProto:
     w.named("V 4x3, q 4x1")
@@ -494,6 +515,42 @@ def missing_values(w: Weights) -> ModelProto:
         f0 = Concat <axis = 2> (v, k)
         f = Tanh (f0)
     """
+        + _SUM
+    )
+
+
+@_streams()
+def a_tap_far_back(w: Weights) -> ModelProto:
+    w.named("V 6x3, K 6x4x2")
+    w |= {"before": integers(0, 0, 64, 0, 0, 0)}
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        c = Transpose <perm = [0, 2, 1]> (values)
+        p = Pad (c, before)
+        d = Conv <dilations = [64]> (p, K)
+        e = Transpose <perm = [0, 2, 1]> (d)
+        f = Tanh (e)
+        """
+        + _SUM
+    )
+
+
+@_streams()
+def a_tap_far_ahead(w: Weights) -> ModelProto:
+    w.named("V 6x3, K 6x4x3")
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        c = Transpose <perm = [0, 2, 1]> (values)
+        m1 = Unsqueeze (m2, axis1)
+        b = Where (m1, c, nought)
+        d = Conv <dilations = [48], pads = [48, 48]> (b, K)
+        e = Transpose <perm = [0, 2, 1]> (d)
+        f = Tanh (e)
+        """
         + _SUM
     )
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from onnx import ModelProto, helper, numpy_helper
 
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch
@@ -15,13 +16,12 @@ from lengthwise_export.streaming.stream import stream
 from tests.gallery.streaming_models import INT8, REFUSED, STREAMING, graph, manifest
 
 
-def streaming(name: str, *, int8: bool = False) -> tuple[Session, Manifest]:
-    """A session of the streaming graph of a model, and its manifest."""
+def streaming(name: str, *, int8: bool = False) -> tuple[ModelProto, Manifest]:
+    """The streaming graph of a model, and its manifest."""
     streaming_graph, said = stream(graph(name), manifest(name))
     if int8:
         streaming_graph = precision.convert(streaming_graph, "int8")
-    described = manifest(name, said)
-    return Session(streaming_graph.SerializeToString(), described), described
+    return streaming_graph, manifest(name, said)
 
 
 def whole(name: str, batch: PaddedBatch) -> np.ndarray:
@@ -40,9 +40,9 @@ def test_chunks_have_the_answer_to_the_whole(name: str):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", INT8)
 def test_chunks_have_the_answer_to_the_whole_at_int8(name: str):
-    session, described = streaming(name, int8=True)
-    assert session.integer
-    prove(session, described, None, seed=1)
+    streaming_graph, described = streaming(name, int8=True)
+    assert Session(streaming_graph.SerializeToString(), described).integer
+    prove(streaming_graph, described, None, seed=1)
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -50,3 +50,46 @@ def test_what_looks_ahead_is_refused_by_operator(name: str):
     _, operator, reason = REFUSED[name]
     with pytest.raises(VerificationError, match=f"streams/1 cannot stream: {operator}: .*{reason}"):
         stream(graph(name), manifest(name))
+
+
+def with_factor(model: ModelProto, state: str, factor: np.ndarray) -> None:
+    """Multiplies an output by a factor, in place: what a wrong rule might do to a state."""
+    for node in model.graph.node:
+        node.output[:] = [f"{state}_right" if name == state else name for name in node.output]
+    model.graph.initializer.append(numpy_helper.from_array(factor, f"{state}_factor"))
+    model.graph.node.append(helper.make_node("Mul", [f"{state}_right", f"{state}_factor"], [state]))
+
+
+def test_a_state_that_forgets_its_first_steps_fails_the_proof():
+    model, described = streaming("a_tap_far_back")
+    kept = np.repeat(np.float32([0, 1]), [64 - 41, 41])
+    with_factor(model, "state_p_next", kept)
+    with pytest.raises(VerificationError, match=r"does not stream: .* its answer differs"):
+        prove(model, described, None, seed=0)
+
+
+def test_a_wrong_state_far_behind_the_last_step_fails_the_proof():
+    model, described = streaming("a_tap_far_ahead")
+    assert described.streaming is not None
+    for state in described.streaming.states:
+        if state.name not in ("steps_seen", "state_last_steps"):
+            with_factor(model, f"{state.name}_next", np.array(5, state.dtype))
+    with pytest.raises(VerificationError, match=r"does not stream: .* its answer differs"):
+        prove(model, described, None, seed=0)
+
+
+def test_attention_among_the_chunk_alone_fails_the_proof():
+    model, described = streaming("attention_as_an_output")
+    (attention,) = (node for node in model.graph.node if node.output[0] == "att")
+    attention.input[0] = next(node.output[0] for node in model.graph.node if node.op_type == "Softmax")
+    with pytest.raises(VerificationError, match=r"does not stream: .* its attention differs"):
+        prove(model, described, None, seed=0)
+
+
+@pytest.mark.parametrize(("name", "max_length", "lines"), [("a_tap_far_back", 70, 1), ("gru_last", 10, 0)])
+def test_a_proof_says_where_it_is_too_short(name: str, max_length: int, lines: int):
+    model, described = streaming(name)
+    told: list[str] = []
+    prove(model, described.model_copy(update={"max_length": max_length}), None, seed=0, notify=told.append)
+    assert len(told) == lines
+    assert all("proved for up to 70 steps" in line and "--max-length 169" in line for line in told)

@@ -14,7 +14,6 @@ import lengthwise
 import lengthwise_export
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError, VerificationError
-from lengthwise.runtime.session import Session
 from lengthwise_export import PublishedModel
 from lengthwise_export.checking.rule import rules
 from lengthwise_export.exporting.candidate import from_spec_target
@@ -140,7 +139,7 @@ def test_a_state_that_changes_nothing_fails_the_proof() -> None:
     kept.input[0] = "state_y"
     described = manifest("gru_last", streaming)
     with pytest.raises(VerificationError, match=r"streams/1 does not stream: after .* in 2 chunks"):
-        prove(Session(model.SerializeToString(), described), described, None, seed=0)
+        prove(model, described, None, seed=0)
 
 
 @pytest.mark.parametrize(("code", "verdict"), [("LW307", "leak"), ("LW308", "leak"), ("LW307", "sound")])

@@ -163,12 +163,12 @@ def _proved_to_stream(verified: VerifiedGraph, candidate: Candidate, options: Ex
     """  # noqa: DOC502 - the proof raises it
     from lengthwise_export.streaming.proof import prove
 
-    manifest, session = verified.manifest, verified.session()
+    manifest, notices = verified.manifest, [*verified.notices]
     assert manifest.streaming is not None
     reference = candidate.reference if options.precision == "fp32" else None
-    promise = prove(session, manifest, reference, seed=options.seed)
+    promise = prove(verified.graph, manifest, reference, seed=options.seed, notify=notices.append)
     streaming = manifest.streaming.model_copy(update={"promise": promise})
-    return replace(verified, manifest=manifest.model_copy(update={"streaming": streaming}))
+    return replace(verified, manifest=manifest.model_copy(update={"streaming": streaming}), notices=tuple(notices))
 
 
 def verify_graph(
