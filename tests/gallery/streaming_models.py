@@ -315,6 +315,33 @@ def attention_by_a_product(w: Weights) -> ModelProto:
 
 
 @_streams()
+def attention_summed_by_a_product_with_ones(w: Weights) -> ModelProto:
+    w.named("V 6x3, q 6x1, K 6x4x3")
+    w |= {"before": integers(0, 0, 2, 0, 0, 0), "low": scalar(-np.inf), "two": integers(2), "unit": scalar(1.0)}
+    return w.model(
+        _VALUES
+        + _MASK
+        + """
+        c = Transpose <perm = [0, 2, 1]> (values)
+        c0 = Pad (c, before)
+        c1 = Conv (c0, K)
+        c2 = Relu (c1)
+        y = Transpose <perm = [0, 2, 1]> (c2)
+        sc = MatMul (y, q)
+        ms = Where (m, sc, low)
+        att = Softmax <axis = 1> (ms)
+        e = Mul (att, y)
+        size = Shape <start = 1, end = 2> (e)
+        shape = Concat <axis = 0> (two, size)
+        ones = Expand (unit, shape)
+        p = MatMul (ones, e)
+        a = Gather <axis = 1> (p, zero)
+        logits = MatMul (a, V)
+    """
+    )
+
+
+@_streams()
 def causal_convolutions(w: Weights) -> ModelProto:
     w.named("K1 6x4x3, b1 6, K2 6x6x3, b2 6, V 6x3")
     w |= {"before": integers(0, 0, 2, 0, 0, 0), "cut": integers(-4), "none": integers(0)}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import keras
 import pytest
+import torch
 
 import lengthwise_export
 from lengthwise_export.architecture.spec import Spec, as_toml
@@ -71,6 +72,32 @@ def test_a_torch_module_streams(tmp_path: Path) -> None:
         "examples/streaming.py:forward_lstm", tmp_path / "m", features=12, max_length=64, streaming=True
     )
     assert published.manifest.streaming is not None
+
+
+class ConvolutionAndAttention(torch.nn.Module):
+    """A causal convolution, then a mean of its steps by weights that a softmax gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.score = torch.nn.Conv1d(2, 8, 3), torch.nn.Linear(8, 1)
+        self.head = torch.nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        mask = torch.arange(x.shape[1]) < lengths.unsqueeze(1)
+        kept = torch.where(mask.unsqueeze(-1), x, torch.zeros(()))
+        padded = torch.nn.functional.pad(kept.transpose(1, 2), (2, 0))
+        steps = torch.relu(self.convolution(padded)).transpose(1, 2)
+        scores = self.score(steps).squeeze(-1).masked_fill(~mask, -torch.inf)
+        return self.head((torch.softmax(scores, 1).unsqueeze(-1) * steps).sum(1))
+
+
+def test_a_torch_module_with_attention_behind_a_convolution_streams(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    published = lengthwise_export.export(
+        ConvolutionAndAttention(), tmp_path / "m", features=2, labels=["a", "b"], max_length=64, streaming=True
+    )
+    assert published.manifest.streaming is not None
+    assert published.manifest.streaming.promise.max_difference < 1e-5
 
 
 def test_a_keras_model_streams(tmp_path: Path) -> None:

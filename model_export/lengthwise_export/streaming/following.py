@@ -205,7 +205,7 @@ def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor)
 def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> NodeOutputs:
     """The outputs of a node that takes a share.
 
-    1. It sums over the steps: its rule takes the rescale.
+    1. It takes its sizes, or sums over the steps: its rule takes the rescale.
     2. It moves elements: the rescale is moved alike.
     3. It multiplies with values of the steps, or hides steps: the rescale stays.
     4. Else it is refused.
@@ -216,8 +216,7 @@ def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> N
     kind, rescales, (name, *_) = node.op_type, mender.rescales[share], node.output
     outputs = apply(mender, node)
     result = outputs[0]
-    assert isinstance(result, DataTensor)
-    if kind in _SUMS and not result.time_dims():
+    if not isinstance(result, DataTensor) or (kind in _SUMS and not result.time_dims()):
         return outputs
     others = [other for other in node.input if other != share and other]
     are_of_steps = all(other not in mender.of_the_whole and other not in mender.rescales for other in others)
