@@ -1,5 +1,6 @@
 """A graph that streams answers chunks as the whole, or is refused by operator."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from lengthwise.errors import VerificationError
-from lengthwise.padding import PaddedBatch
+from lengthwise.padding import PaddedBatch, Sample, pad
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
+from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs import precision
 from lengthwise_export.streaming.proof import prove
 from lengthwise_export.streaming.stream import stream
@@ -93,3 +95,17 @@ def test_a_proof_says_where_it_is_too_short(name: str, max_length: int, lines: i
     prove(model, described.model_copy(update={"max_length": max_length}), None, seed=0, notify=told.append)
     assert len(told) == lines
     assert all("proved for up to 70 steps" in line and "--max-length 169" in line for line in told)
+
+
+@pytest.mark.parametrize("name", ["a_tap_far_ahead", "first_and_last_step", "positions_without_an_end"])
+@pytest.mark.parametrize("count", [-(2**63), -(2**62), -1, 2**62, 2**63 - 1])
+def test_a_made_up_count_of_steps_changes_no_other_row(name: str, count: int):
+    model, described = streaming(name)
+    session = Session(model.SerializeToString(), described)
+    honest, forged = draw(described, [9, 5], seed=0)
+    assert isinstance(honest, Sample)
+    assert isinstance(forged, Sample)
+    forged = replace(forged, beside={**forged.beside, "steps_seen": np.array([count])})
+    together = session.run(pad([honest, forged], blank=described.blank)).logits
+    alone = session.run(pad([honest], blank=described.blank)).logits
+    np.testing.assert_allclose(together[0], alone[0], atol=1e-6)

@@ -26,6 +26,7 @@ from lengthwise_export.onnx_graphs.protos import NodeWriter
 
 DOUBLE: Final = TensorProto.DOUBLE
 _HIDDEN: Final = -1e30  # a score below this, and finite, has no share of a softmax, and is no maximum
+_MOST_STEPS: Final = 2**48  # of a stream; more than a manifest's `max_steps` in practice
 MOST_AHEAD: Final = 4096  # steps: with each chunk, so many are computed again
 
 
@@ -150,8 +151,13 @@ class StreamingWriter(Writer):
 
     @functools.cached_property
     def steps_seen(self) -> str:
-        """`[rows]` int64: how many steps each row had so far, a state."""
-        state, value = self.new_state((), TensorProto.INT64, 0, "steps_seen")
+        """`[rows]` int64: how many steps each row had so far, a state.
+
+        A client may have made it up: it is bounded, so that what is computed from it neither overflows nor picks
+        outside of a tensor.
+        """
+        state, made = self.new_state((), TensorProto.INT64, 0, "steps_seen")
+        value = self.emit("Clip", [made, self.constant(np.int64(0)), self.constant(np.int64(_MOST_STEPS))])
         self.keep(state, self.emit("Add", [value, super().lengths]))
         return value
 

@@ -154,8 +154,7 @@ def _look_back(mender: StreamingMender, manifest: Manifest, lengths_name: str) -
     maker = replace(mender, node=NodeProto(output=["last_steps"]))
     own, seen, width = writer.own_lengths, writer.steps_seen, writer.width
     joined = with_earlier(maker, steps, axis, count, 0)
-    # `[rows]`: steps that were there before. The bound of 0 is for states that a client made up
-    kept = mender.emit("Clip", [seen, writer.constant(np.int64(0)), writer.constant(np.int64(count))])
+    kept = mender.emit("Min", [seen, writer.constant(np.int64(count))])  # `[rows]`: steps that were there before
     wider = mender.emit("ReduceMax", [kept], keepdims=1)
     skipped = mender.emit("Sub", [writer.constant(np.int64(count)), kept])
     index = _shifted(mender, mender.emit("Add", [width, wider]), skipped)
