@@ -252,6 +252,6 @@ def _require_order(ids: Sequence[str | None], y: Any) -> None:
     texts, names = [str(label) for label in index], [str(one) for one in ids]
     if texts != names:
         raise ConfigurationError(
-            f"y has labels of {', '.join(texts[:3])}, ..., and the sequences are {', '.join(names[:3])}, ...: a "
-            "pipeline takes labels by position, so give them in the order of the sequences, as in y.loc[table.id.unique()]"
+            f"y has labels of {', '.join(texts[:3])}, ... and the sequences are {', '.join(names[:3])}, ...: "
+            "a pipeline takes labels by position, so give them in the order of the sequences: y.loc[table.id.unique()]"
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import filterfalse
 from typing import Final, Literal, TypeAlias
 
 from lengthwise.datasets.tables import MISSING, TableColumns, has_float_ids, is_number
@@ -190,8 +191,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         raise ConfigurationError(f"the column {min(shared)!r} cannot be a feature and something else at once")
     values = _in_order_of_inputs(values, chosen)
     # 4. The rest
-    used = role_columns.union(values)
-    left_out = tuple(name for name in names if name not in used)
+    left_out = tuple(filterfalse(role_columns.union(values).__contains__, names))
     float_ids = isinstance(names, TableColumns) and has_float_ids(names.get(column_of_role["id"] or "", []))
     return Roles(
         column_of_role["id"],
