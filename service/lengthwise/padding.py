@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 Steps = NDArray[np.float32] | NDArray[np.int64]  # `[length, features]` float32, or `[length]` int64 token ids
 
+STATIC: Final = "static"
+"""The graph's input with the static values, `[rows, count]` float32."""
+
 LENGTHS: Final = "{}_lengths"
 """The graph's input with the lengths of a further sequence, by the name of its input with the steps."""
 
@@ -120,10 +123,9 @@ class PaddedBatch:
     @property
     def valid_steps(self) -> int:
         """The sum of the sequences' lengths, without fillers."""
-        count = len(self.lengths) - self.fillers
-        further = sum(int(self.beside[LENGTHS.format(name)][:count].sum()) for name in self.further)
-        lengths: list[int] = self.lengths.tolist()
-        return sum(lengths[:count]) + further
+        count, lengths = len(self.lengths) - self.fillers, self.lengths.tolist()
+        further = (int(self.beside[LENGTHS.format(name)][:count].sum()) for name in self.further)
+        return int(sum(lengths[:count]) + sum(further))
 
 
 def rounded_width(length: int, multiple: int = 4) -> int:

@@ -21,6 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, inliner, numpy_helper
 
+from lengthwise.padding import STATIC
 from lengthwise.runtime.manifest import GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.engine import RULES, MendedOperator, Rule, follow, shown_operator
@@ -37,7 +38,6 @@ from lengthwise_export.mending.rules import (  # noqa: F401  # each registers it
 )
 from lengthwise_export.mending.values import ROW_COUNTS, DataTensor, KnownTensor, Size, groups_of_one
 from lengthwise_export.mending.writer import Writer
-from lengthwise_export.onnx_graphs.beside import STATIC
 from lengthwise_export.onnx_graphs.protos import (
     AXES_ARE_INPUTS,
     advice_for_keras,

@@ -21,12 +21,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS, PaddedBatch, Steps
+from lengthwise.padding import LENGTHS, STATIC, PaddedBatch, Steps
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
 from lengthwise_export.options import TargetOptions
-
-STATIC: Final = "static"
-"""The graph's input with the static values, `[rows, count]` float32."""
 
 MOST_SEQUENCES: Final = 4
 """A model may take up to so many sequences."""

@@ -17,9 +17,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS
+from lengthwise.padding import LENGTHS, STATIC
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
-from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, STATIC, is_static_name, paired, safe_name, static_input
+from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, is_static_name, paired, safe_name, static_input
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill
 from lengthwise_export.options import TargetOptions

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS, PaddedBatch
+from lengthwise.padding import LENGTHS, STATIC, PaddedBatch
 from lengthwise.runtime.manifest import StepInput
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
 from lengthwise_export.masks import step_mask
-from lengthwise_export.onnx_graphs.beside import STATIC, completed
+from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.options import BESIDE_HINT, Second
 from lengthwise_export.tracing.beside_arguments import (
     BesideParameters,

@@ -31,10 +31,9 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from lengthwise.padding import LENGTHS
+from lengthwise.padding import LENGTHS, STATIC
 from lengthwise.runtime.manifest import CONTRACT, StepInput
 from lengthwise_export.errors import ExportError
-from lengthwise_export.onnx_graphs.beside import STATIC
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH, OF_ONNX
 from lengthwise_export.options import HIGHEST_OPSET, OPSET
 from lengthwise_export.tracing import recurrent_op, translations

@@ -202,7 +202,7 @@ def _padding_cost(
     # The longer half, but for the longest, takes what is left to the steps of whole rows
     longer = mixed[1 : rows // 2 + 1]
     longer += np.diff(np.linspace(0, full_rows * width - mixed.sum(), len(longer) + 1).round().astype(int))
-    mixed, valid_steps = mixed.clip(shortest, width), int(mixed.clip(shortest, width).sum())
+    mixed = mixed.clip(shortest, width)
     batches = ([width] * rows, mixed.tolist(), [width] * full_rows)
     fastest = [math.inf] * len(batches)
     for _ in range(_MIXED_ROUNDS):
@@ -214,7 +214,7 @@ def _padding_cost(
             break
     computed, seconds, skipped = fastest
     # Of few rows the third may have more or fewer steps: corrected by the table, which skips padding here
-    skipped *= table.seconds_of(rows, width, valid_steps) / table.seconds_of(full_rows, width)
+    skipped *= table.seconds_of(rows, width, int(mixed.sum())) / table.seconds_of(full_rows, width)
     padding_cost = float(np.clip((seconds - skipped) / max(computed - skipped, SHORTEST_SECONDS), 0.0, 1.0))
     return 0.0 if padding_cost < _SKIPPED else 1.0 if padding_cost >= _COMPUTED else padding_cost
 

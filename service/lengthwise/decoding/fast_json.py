@@ -25,7 +25,7 @@ from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_pr
 from lengthwise.decoding.chunks import SentStates, resumed, sent_state
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
-from lengthwise.padding import Sample, Steps, steps_of
+from lengthwise.padding import STATIC, Sample, Steps, steps_of
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def _with_static(items: Sequence[Item], fields: Sequence[Mapping[str, Any]], man
     made: list[Item] = []
     for item, others in zip(items, fields or [{}] * len(items), strict=True):
         values = static_values.read(others.get("static"), "", manifest, problems)
-        made.append(item._replace(steps=Sample(steps_of(item.steps), {} if values is None else {"static": values})))
+        made.append(item._replace(steps=Sample(steps_of(item.steps), {} if values is None else {STATIC: values})))
     problems.require_none()
     return made
 

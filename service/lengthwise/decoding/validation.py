@@ -32,7 +32,7 @@ from lengthwise.decoding.chunks import ABSENT, NO_STREAM, SentStates, resumed, s
 from lengthwise.decoding.json_text import collector_paused, kind, parse
 from lengthwise.decoding.sent_steps import CheckedSteps, SentWhere, read_steps
 from lengthwise.errors import InvalidRequest, Problem, RequestError, TooLarge
-from lengthwise.padding import Sample, steps_of
+from lengthwise.padding import STATIC, Sample, steps_of
 from lengthwise.runtime.feature_names import listed
 from lengthwise.runtime.manifest import Manifest, StepInput
 
@@ -209,7 +209,7 @@ def read_fields(
     if not takes.has_more:
         return good[0]
     arrays = [steps_of(item.steps) for item in good]
-    beside = {} if static is None else {"static": static}
+    beside = {} if static is None else {STATIC: static}
     return good[0]._replace(steps=Sample(arrays[0], beside, dict(zip(manifest.further, arrays[1:], strict=True))))
 
 

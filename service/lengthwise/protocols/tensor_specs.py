@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise import padding
+from lengthwise.padding import STATIC as STATIC
 from lengthwise.runtime.manifest import Manifest, Task
 
 ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {  # the NumPy type of each datatype; `BYTES` has none
@@ -20,7 +21,6 @@ ELEMENTS: Final[Mapping[str, np.dtype[Any]]] = {  # the NumPy type of each datat
     "BOOL": np.dtype("?"),
 }
 LENGTHS: Final = "lengths"
-STATIC: Final = "static"
 STATE: Final = "state"
 OFFSET: Final = "offset"
 

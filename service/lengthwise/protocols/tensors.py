@@ -22,7 +22,7 @@ from lengthwise.decoding import options, static_values
 from lengthwise.decoding.calls import Call, Item, Problems, compact, length_problem, make_item, why_refused
 from lengthwise.decoding.chunks import ABSENT, Past, SentState, SentStates, resumed
 from lengthwise.errors import TooLarge
-from lengthwise.padding import Sample, steps_of
+from lengthwise.padding import STATIC, Sample, steps_of
 from lengthwise.protocols import request_parameters
 from lengthwise.protocols.request_parameters import OutputRequest
 from lengthwise.protocols.tensor_elements import InputTensor as InputTensor
@@ -33,7 +33,6 @@ from lengthwise.protocols.tensor_specs import (
     OF_STATES,
     OFFSET,
     STATE,
-    STATIC,
     SequenceSpecs,
     TensorSpec,
     inputs_of,

@@ -23,7 +23,7 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.cost_measurement import MOST_RUNS, measure
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ModelError, NotVerified, VerificationError, as_model_errors
-from lengthwise.padding import RowInput, Sample, Steps, batches, pad, rounded_width
+from lengthwise.padding import STATIC, RowInput, Sample, Steps, batches, pad, rounded_width
 from lengthwise.repository import kernel_choice, stored_measurements
 from lengthwise.repository.stopping import Stopped, Stopping
 from lengthwise.runtime import answers, recurrent_kernels
@@ -368,7 +368,7 @@ def constant_sequence(manifest: Manifest, value: float, length: int) -> RowInput
     beside, static = dict(manifest.blank.beside), manifest.input.static
     if static is not None:
         numbers = [0.0 if name in static.categories else value for name in static.value_names]
-        beside["static"] = np.array(numbers, dtype=np.float32)
+        beside[STATIC] = np.array(numbers, dtype=np.float32)
     others = {
         name: _constant_steps(further, value, min(length, further.max_length))
         for name, further in manifest.further.items()

@@ -39,7 +39,7 @@ from pydantic import (
 from lengthwise import files
 from lengthwise.errors import ManifestError, VerificationError
 from lengthwise.files import digest as digest
-from lengthwise.padding import LENGTHS, Sample
+from lengthwise.padding import LENGTHS, STATIC, Sample
 from lengthwise.runtime.input_tables import NAME
 from lengthwise.runtime.input_tables import Fit as Fit
 from lengthwise.runtime.input_tables import ManifestTable as ManifestTable
@@ -221,7 +221,7 @@ class Manifest(ManifestTable):
         """
         beside: dict[str, NDArray[Any]] = {}
         if self.input.static is not None:
-            beside["static"] = np.zeros(self.input.static.count, dtype=np.float32)
+            beside[STATIC] = np.zeros(self.input.static.count, dtype=np.float32)
         for state in self.states:
             beside[state.name] = np.full(state.shape, state.initial, dtype=state.dtype)
         others = {name: manifest.input.zeros(1) for name, manifest in self.further.items()}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise.errors import ModelError, as_model_errors
-from lengthwise.padding import pad, rounded_width, step_mask
+from lengthwise.padding import RowInput, pad, rounded_width, step_mask
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
@@ -188,9 +188,7 @@ def _with_fixed_kernels(
 
     The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session.
 
-    Raises:
-        ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
-            are onnxruntime's.
+    `_require_same_bits` raises a ModelError; other errors are onnxruntime's.
     """
     require(fixed_kernels.INSTRUCTION_SETS and manifest.graph.lengths_type == "int32" and manifest.streaming is None)
     replaced = kernel_shares.fused(content, manifest.graph.lengths or "")
@@ -199,11 +197,20 @@ def _with_fixed_kernels(
     session = _open_in(source.replaced(replaced.graph), options, device)
     for steps in kernel_shares.trial_sequences(replaced, manifest.input.features or 1, manifest.max_length):
         first_half = steps[: (len(steps) + 1) // 2]  # so that the batch has padding
-        inputs = feed(manifest.graph, pad([steps, first_half], multiple=manifest.width_multiple, blank=manifest.blank))
-        logits = [runtime.run([manifest.graph.logits], inputs)[0] for runtime in (session, plain)]
-        if logits[0].tobytes() != logits[1].tobytes():
-            raise ModelError("its fixed kernels are not those of MiniRocket")
+        _require_same_bits(session, plain, manifest, [steps, first_half], "fixed kernels are not those of MiniRocket")
     return session, kernels
+
+
+def _require_same_bits(session: Any, plain: Any, manifest: Manifest, sequences: Sequence[RowInput], what: str) -> None:
+    """Requires that a replaced graph answers a batch of these sequences with the bits of the plain session.
+
+    Raises:
+        ModelError: It does not; the message says `what`.
+    """
+    inputs = feed(manifest.graph, pad(sequences, multiple=manifest.width_multiple, blank=manifest.blank))
+    logits = [runtime.run([manifest.graph.logits], inputs)[0].tobytes() for runtime in (session, plain)]
+    if logits[0] != logits[1]:
+        raise ModelError(f"its {what}")
 
 
 def _with_convolutions(
@@ -234,9 +241,7 @@ def _with_summaries(
 
     The arguments are those of `open_graph`, with the bytes of the graph (`content`) and the plain session.
 
-    Raises:
-        ModelError: Its answers to trial sequences do not have the same bits as those of the plain session. Other errors
-            are onnxruntime's.
+    `_require_same_bits` raises a ModelError; other errors are onnxruntime's.
     """
     names = manifest.graph
     require(summaries.INSTRUCTION_SETS and names.lengths_type == "int32" and names.mask is None)
@@ -246,10 +251,7 @@ def _with_summaries(
     kernels = f"summaries {recurrent_kernels.register(options, 'summaries')}"
     session = _open_in(source.replaced(graph), options, device)
     sequences = [*summaries.trial_sequences(manifest.input.features or 1, manifest.max_length)]
-    inputs = feed(names, pad(sequences, multiple=manifest.width_multiple))
-    logits = [runtime.run([names.logits], inputs)[0].tobytes() for runtime in (session, plain)]
-    if logits[0] != logits[1]:
-        raise ModelError("its summaries are not those that it names")
+    _require_same_bits(session, plain, manifest, sequences, "summaries are not those that it names")
     return session, kernels
 
 

@@ -21,7 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import RowInput, Sample, Steps, steps_of, with_steps
+from lengthwise.padding import STATIC, RowInput, Sample, Steps, steps_of, with_steps
 from lengthwise.runtime.manifest import Manifest, StaticInput
 
 EXTREME_PADDING: Final[Mapping[str, float]] = {
@@ -249,7 +249,7 @@ def _sample(
     """Draws what stands beside the steps of a sequence of a kind; the arguments are those of `draw` and `_sequence`."""
     beside, static = dict(blank.beside), manifest.input.static
     if static is not None:
-        beside["static"] = _static_values(static, random)
+        beside[STATIC] = _static_values(static, random)
     others = {}
     for name, further in manifest.further.items():
         length = min(int(random.choice(lengths)), further.max_length)
