@@ -104,9 +104,14 @@ def test_the_source_archive_gives_the_wheel_of_the_checkout(made: dict[str, Path
 
 @pytest.mark.deploy
 def test_the_address_of_the_repository_is_that_of_the_release(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT]
+    # From a copy: a build writes its metadata beside the sources, where reports of this checkout would read the address
+    source = tmp_path / "source"
+    run(["git", "checkout-index", "--all", f"--prefix={source}/"], cwd=ROOT)
+    for built in ROOT.glob("service/**/*.so"):
+        shutil.copy(built, source / built.relative_to(ROOT))
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "made", source]
     run(command, seconds=300, env={"LENGTHWISE_PURE": "1", "LENGTHWISE_PROJECT_URL": "https://code.example/team/it"})
-    contents = _contents(next(tmp_path.iterdir()))
+    contents = _contents(next((tmp_path / "made").iterdir()))
     (metadata,) = [text.decode() for name, text in contents.items() if name.endswith("/METADATA")]
     assert "Project-URL: Source, https://code.example/team/it\n" in metadata
     assert [name for name in contents if name.endswith(".so")] == []  # though the checkout has them
