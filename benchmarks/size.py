@@ -8,6 +8,8 @@ the message of the commit that makes it rise.
 Flows (the files and calls of a warm request, an export and a training) are followed in processes of their own; see
 `path`.
 
+The waist is what the exporter imports of the service: statements, and the modules that they name.
+
 A room is a folder of a package, or a module beside the folders. An arrow is an import from one room to another,
 without those for annotations only. Floors are the rooms of the longest chain of imports, without hooks.
 """
@@ -82,6 +84,8 @@ def figures() -> dict[str, float]:
     found |= {"public functions that raise": len(raising), "of these, without a section Raises": len(silent)}
     found |= {f"parameters of {name}": count for name, count in parameters().items()}
     found |= statements_by_room(of_files) | of_tests(found["statements of the packages"])
+    over_the_waist = waist()
+    found |= {"imports over the waist": len(over_the_waist), "modules of the waist": len({*over_the_waist})}
     for name, folder in PACKAGES.items():
         graph = rooms(folder)
         found |= {
@@ -258,6 +262,30 @@ def _imports(tree: ast.Module, package: str, known: Mapping[str, Path]) -> Itera
             names = [f"{node.module}", *(f"{node.module}.{name.name}" for name in node.names)]
         parts = (name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}."))
         yield from (part for part in parts if part in known)
+
+
+def waist() -> list[str]:
+    """The module of the service that each import statement of the exporter names, those for annotations too."""
+    statements_of_imports = (
+        node
+        for path in sorted(PACKAGES["exporter"].rglob("*.py"))
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    )
+    found: list[str] = []
+    for node in statements_of_imports:
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        else:
+            names = [_named_module(f"{node.module}", name.name) for name in node.names]
+        found += sorted({name for name in names if name.split(".")[0] == PACKAGES["service"].name})
+    return found
+
+
+def _named_module(package: str, name: str) -> str:
+    """The module that `from package import name` imports: the name, if it is a module of the package."""
+    file = PACKAGES["service"].parent.joinpath(*package.split("."), name)
+    return f"{package}.{name}" if file.is_dir() or file.with_suffix(".py").exists() else package
 
 
 def floors(graph: Graph, above: Set[str] = frozenset()) -> int:

@@ -2,13 +2,19 @@
 
 import ast
 import functools
+import importlib
+import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from benchmarks import size
 
 ROOT = Path(__file__).parents[1]
 SERVICE = ROOT / "service" / "lengthwise"
@@ -133,13 +139,6 @@ def test_core_reaches_an_annex_only_where_the_page_says_so(package: str) -> None
         if room(package, name) not in annexes
         for annex in rooms & annexes
     }
-    if package == "lengthwise_export":  # what it imports of `lengthwise` is no annex, but for this
-        found |= {
-            (f"{package}.{name}", "datasets")
-            for name, path in modules(EXPORTER).items()
-            if room(package, name) not in annexes
-            and any(known.startswith("lengthwise.datasets") for known in imports(path, annotations=False))
-        }
     assert found == {hook for hook in HOOKS if hook[0].startswith(f"{package}.")}
 
 
@@ -218,7 +217,9 @@ def _words(path: Path) -> Iterator[str]:
 
 
 def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
-    known = {name for path in modules(EXPORTER).values() for name in imports(path) if name.startswith("lengthwise.")}
+    doors = [path for name, path in modules(SERVICE).items() if name.startswith("exporter_api.")]
+    files = [*modules(EXPORTER).values(), *doors]
+    known = {name for path in files for name in imports(path) if name.startswith("lengthwise.")}
     rooms = {room("lengthwise", name.removeprefix("lengthwise.")) for name in known}
     assert not rooms & {"http", "application", "processes", "protocols", "serving", "connections", "telemetry"}
     assert not known & {
@@ -226,3 +227,46 @@ def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:
         "lengthwise.decoding.json_body",
         "lengthwise.decoding.validation",
     }
+
+
+WAIST = [name.strip("`") for name, _ in rows("the waist")]
+DOORS = [name for name in WAIST if name.startswith("lengthwise.exporter_api.")]
+
+
+def test_the_exporter_reaches_the_service_by_the_modules_of_the_waist() -> None:
+    assert {*size.waist()} == {*WAIST}
+    assert len(WAIST) <= 10
+    assert len(size.waist()) <= 90
+
+
+def test_the_service_itself_does_not_import_what_it_hands_to_exporters() -> None:
+    inside = {name: path for name, path in modules(SERVICE).items() if room("lengthwise", name) != "exporter_api"}
+    assert not {name for name, path in inside.items() if any("exporter_api" in known for known in imports(path))}
+
+
+def _names_from(module: str) -> set[str]:
+    """The names that the exporter imports of a module."""
+    return {
+        name.removeprefix(f"{module}.")
+        for path in modules(EXPORTER).values()
+        for name in imports(path)
+        if name.startswith(f"{module}.")
+    }
+
+
+@pytest.mark.parametrize("module", DOORS)
+def test_a_module_of_the_waist_hands_out_what_is_used_and_no_more(module: str) -> None:
+    door = importlib.import_module(module)
+    assert {*door.__all__} == _names_from(module)
+    assert len(door.__doc__) > 300  # it tells a stranger how to use it
+    handed = {name: getattr(door, name) for name in door.__all__}
+    described = {name for name, value in handed.items() if inspect.isfunction(value) or inspect.isclass(value)}
+    assert not {name for name in described if not inspect.getdoc(handed[name])}
+
+
+@pytest.mark.process
+def test_only_verification_brings_onnxruntime_along() -> None:
+    light = [name for name in WAIST if not name.endswith(".verification")]
+    code = f"import sys, {', '.join(light)}; print('onnxruntime' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "False"

@@ -20,8 +20,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.errors import missing_extra
 from lengthwise_export import errors
+from lengthwise_export.errors import missing_extra
 
 __all__ = [
     "CheckReport",

@@ -15,17 +15,53 @@ LengthwiseError
     └── VerificationError           the exported graph failed the verification            exit 1
 ```
 
-A message names the file, key or operator, and says what to write instead.
+A message names the file, key or operator, and says what to write instead. The words that messages share (`counted`,
+`first_of`, `nearest`, ...) are those of the service; they and its errors are imported from here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from lengthwise.errors import ConfigurationError, LengthwiseError
+from lengthwise.errors import (
+    IS_TRANSPOSED,
+    ConfigurationError,
+    InvalidSequences,
+    LengthwiseError,
+    ModelError,
+    Problem,
+    VerificationError,
+    missing_extra,
+)
+from lengthwise.wrong_values import all_wrong, counted, first_of, nearest, no_booleans_for_numbers, unknown
 
 if TYPE_CHECKING:
     from lengthwise_export.tracing.source_lines import CodeLocation
+__all__ = [
+    "IS_TRANSPOSED",
+    "TAKE_LENGTHS",
+    "CheckpointError",
+    "ConfigurationError",
+    "ExportError",
+    "InvalidSequences",
+    "LengthwiseError",
+    "ModelError",
+    "Problem",
+    "PublishError",
+    "RunError",
+    "SpecError",
+    "TraceError",
+    "UncheckableError",
+    "UnmendableError",
+    "VerificationError",
+    "all_wrong",
+    "counted",
+    "first_of",
+    "missing_extra",
+    "nearest",
+    "no_booleans_for_numbers",
+    "unknown",
+]
 
 
 class SpecError(ConfigurationError):

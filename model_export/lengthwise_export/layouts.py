@@ -25,8 +25,25 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, step_mask
+from lengthwise.exporter_api.contract import LENGTHS, PaddedBatch, Steps, pad, rounded_width, step_mask
 from lengthwise_export.options import Packing, PaddingSide
+
+__all__ = [
+    "LEFT",
+    "LENGTHS",
+    "RIGHT",
+    "ROLE_OF",
+    "ArrangedSteps",
+    "Array",
+    "PackedRole",
+    "PaddedBatch",
+    "StepLayout",
+    "Steps",
+    "pad",
+    "role_of",
+    "rounded_width",
+    "step_mask",
+]
 
 Array = NDArray[Any]
 

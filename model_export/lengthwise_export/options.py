@@ -11,11 +11,49 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from lengthwise.commands.data_options import ABOUT_COLUMNS, ABOUT_PADDING, Columns, PaddingCut
-from lengthwise.commands.options import PYTHON_ONLY, Flag, Options
-from lengthwise.runtime.feature_names import FeatureNames
-from lengthwise.runtime.manifest import Fit, Precision
-from lengthwise.wrong_values import nearest
+from lengthwise.exporter_api.commands import (
+    ABOUT_COLUMNS,
+    ABOUT_PADDING,
+    PYTHON_ONLY,
+    Columns,
+    Flag,
+    Options,
+    PaddingCut,
+    keywords,
+    reading_of,
+)
+from lengthwise.exporter_api.contract import FeatureNames, Fit, Precision
+from lengthwise_export.errors import nearest
+
+__all__ = [
+    "BESIDE_HINT",
+    "DECODED_HINT",
+    "HIGHEST_OPSET",
+    "ONE_VALUE_HINT",
+    "OPSET",
+    "PYTHON_ONLY",
+    "RULES",
+    "CheckOptions",
+    "ExportOptions",
+    "ListedOptions",
+    "Notice",
+    "NoticeKind",
+    "Options",
+    "Packing",
+    "PaddingCut",
+    "PaddingSide",
+    "Progress",
+    "ProgressCallback",
+    "RuleCodes",
+    "Second",
+    "StrPath",
+    "TargetOptions",
+    "Tell",
+    "keywords",
+    "reading_of",
+    "selects_rules",
+    "tell_each",
+]
 
 Second = Literal["lengths", "mask", "padding-mask", "both", "none"]  # what a model takes beside the steps
 

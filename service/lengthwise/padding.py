@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 Steps = NDArray[np.float32] | NDArray[np.int64]  # `[length, features]` float32, or `[length]` int64 token ids
 
+BatchLogits = NDArray[np.float32]
+"""Logits of a padded batch: `[rows, classes]`, or `[rows, width, classes]` of a per-step model."""
+
 STATIC: Final = "static"
 """The graph's input with the static values, `[rows, count]` float32."""
 

@@ -11,8 +11,9 @@ from rich.console import Console
 from lengthwise.runtime.manifest import Manifest, Promise
 from lengthwise_export.checking.code_scanning import as_sarif
 from lengthwise_export.checking.page import as_page
-from lengthwise_export.checking.report import Report, TrialResult, on_terminal, one_per_kind, promise_text
+from lengthwise_export.checking.report import Report, TrialResult, on_terminal, one_per_kind
 from lengthwise_export.checking.rule import Cause
+from lengthwise_export.targets.graph_targets import promise_text
 from tests.support.check_reports import LEAK, NODE, REPORT, SOUND
 
 

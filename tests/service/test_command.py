@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from lengthwise.commands import cli
 from lengthwise.commands.cli import main
-from lengthwise.commands.command import REMOVED, Command, end
+from lengthwise.commands.command import Command, end, removed_options
 from lengthwise.errors import ConfigurationError, VerificationError
 
 ROOT = Path(__file__).parents[2]
@@ -64,11 +64,11 @@ def test_an_option_without_its_command_names_the_command(words: list[str], said:
     assert said in result.stderr
 
 
-@pytest.mark.parametrize(("command", "option"), sorted(REMOVED))
+@pytest.mark.parametrize(("command", "option"), sorted(removed_options()))
 def test_an_option_that_is_gone_says_what_to_use_now(command: str, option: str) -> None:
     result = CliRunner().invoke(main, [command, option, "1"], prog_name="lengthwise")
     assert result.exit_code == 2
-    assert f"The option {option} is gone; {REMOVED[command, option]}" in result.stderr
+    assert f"The option {option} is gone; {removed_options()[command, option]}" in result.stderr
 
 
 @pytest.mark.parametrize("command", cli.REMOVED)

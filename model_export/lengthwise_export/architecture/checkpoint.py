@@ -20,10 +20,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lengthwise import files
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.contract import files
 from lengthwise_export.architecture import foreign_files
-from lengthwise_export.errors import CheckpointError
+from lengthwise_export.errors import CheckpointError, first_of
 
 # Where files of training libraries keep the weights, beside the state of the optimizer and other things
 _KEYS: Final = ("state_dict", "model_state_dict", "model", "module", "net")

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lengthwise.wrong_values import no_booleans_for_numbers
+from lengthwise_export.errors import no_booleans_for_numbers
 
 Preset = Literal["auto", "rocket", "rnn", "conv", "conv-rnn", "transformer"]
 

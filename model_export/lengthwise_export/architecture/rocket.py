@@ -32,8 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, kernel_weights
+from lengthwise.exporter_api.graphs import KERNELS, TAPS, DilatedKernels, fixed_kernels, kernel_weights
 from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures
@@ -41,6 +40,24 @@ from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.static_values import StaticValues
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.masks import step_mask
+
+__all__ = [
+    "HALF_SPAN",
+    "MAX_CHANNELS",
+    "MAX_DILATIONS",
+    "Grid",
+    "KernelsAtDilation",
+    "RocketClassifier",
+    "Sequences",
+    "convolve",
+    "divide_biases",
+    "first_layer",
+    "fit_kernels",
+    "fixed_kernels",
+    "from_tensors",
+    "untrained",
+    "with_fitted_kernels",
+]
 
 Sequences = Sequence[NDArray[np.float32]]  # each `[length, features]`
 

@@ -16,10 +16,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from lengthwise.runtime.feature_names import FeatureNames
-from lengthwise.runtime.input_tables import MOST_STATIC
-from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput
-from lengthwise.wrong_values import all_wrong
+from lengthwise.exporter_api.contract import (
+    MOST_STATIC,
+    FeatureNames,
+    GraphNames,
+    LongPolicy,
+    Manifest,
+    StaticInput,
+    StepInput,
+)
 from lengthwise_export.architecture.model_spec import (
     ROCKET_KEYS,
     WITHOUT_DATA,
@@ -28,7 +33,7 @@ from lengthwise_export.architecture.model_spec import (
     SpecTable,
     with_preset_keys,
 )
-from lengthwise_export.errors import SpecError
+from lengthwise_export.errors import SpecError, all_wrong
 
 # Of a rocket model in a batch: where its kernels are not those in C, its comparisons need up to 13 KB for each step
 ROCKET_BATCH_ROWS: Final = 32

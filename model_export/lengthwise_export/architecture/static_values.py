@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lengthwise.runtime.manifest import StaticInput
+from lengthwise.exporter_api.contract import StaticInput
 
 _SMALLEST_SPREAD = 1e-6  # a value with a smaller deviation is constant
 

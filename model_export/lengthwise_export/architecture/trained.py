@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lengthwise import files
-from lengthwise.errors import ConfigurationError
+from lengthwise.exporter_api.contract import files
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.errors import CheckpointError, SpecError
+from lengthwise_export.errors import CheckpointError, ConfigurationError, SpecError
 
 if TYPE_CHECKING:
     from lengthwise_export.architecture.model import SequenceClassifier

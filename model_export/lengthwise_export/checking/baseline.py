@@ -31,14 +31,33 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
-from lengthwise.verification.random_sequences import AMPLIFIED, MOST_AMPLIFIED, rounded_otherwise
+from lengthwise.exporter_api.contract import (
+    AMPLIFIED,
+    MOST_AMPLIFIED,
+    ROUNDING,
+    PaddedBatch,
+    Steps,
+    pad,
+    rounded_otherwise,
+    step_mask,
+)
 from lengthwise_export.checking.recording import ModelOutput, Operation, Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.errors import RunError, UncheckableError
 
 if TYPE_CHECKING:  # a graph does without torch
     from lengthwise_export.tracing.module_state import ModuleState
+__all__ = [
+    "AMPLIFIED",
+    "ROUNDING",
+    "Baseline",
+    "Conditioning",
+    "Steadiness",
+    "at_valid_steps",
+    "is_finite",
+    "relative_difference",
+    "why_unsteady",
+]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

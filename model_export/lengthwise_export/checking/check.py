@@ -21,10 +21,8 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise.padding import PaddedBatch, Steps, pad
-from lengthwise.verification.random_sequences import ROUNDING
 from lengthwise_export.checking import limits, trials
-from lengthwise_export.checking.baseline import Baseline, Conditioning, Steadiness, is_finite
+from lengthwise_export.checking.baseline import ROUNDING, Baseline, Conditioning, Steadiness, is_finite
 from lengthwise_export.checking.finite_fills import find_finite_fill
 from lengthwise_export.checking.leaks import FailedTrial, Leak, find_leaks
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -41,6 +39,7 @@ from lengthwise_export.checking.trial_rules import (
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler
 from lengthwise_export.checking.verdicts import ONLY_SHORT, PaddedLengths, verdict_and_reason
 from lengthwise_export.errors import RunError, UncheckableError
+from lengthwise_export.layouts import PaddedBatch, Steps, pad
 from lengthwise_export.options import ProgressCallback
 
 _MAX_ASKED_TWICE: Final = 12  # at most this many sequences whose answers changed are run again, of different lengths

@@ -20,7 +20,7 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 from urllib.parse import quote
 
-import lengthwise
+import lengthwise_export
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.page import as_markdown
 from lengthwise_export.checking.report import Report, finite, level_of, number, rule_without_leak
@@ -63,7 +63,9 @@ def as_sarif(reports: Sequence[Report], *, exit_code: int, file: str | None = No
     target_path = f"{reports[0].target}/" if len(reports) == 1 else ""
     is_successful = not any(report.verdict == "uncheckable" for report in reports)
     run = {
-        "tool": {"driver": {"name": "lengthwise", "semanticVersion": lengthwise.__version__, "rules": descriptions}},
+        "tool": {
+            "driver": {"name": "lengthwise", "semanticVersion": lengthwise_export.__version__, "rules": descriptions}
+        },
         "automationDetails": {"id": f"lengthwise-check/{target_path}"},
         "invocations": [{"executionSuccessful": is_successful, "exitCode": exit_code}],
         "originalUriBaseIds": {ROOT: {"description": {"text": "The folder in which the check ran."}}},

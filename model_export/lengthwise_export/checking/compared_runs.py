@@ -20,14 +20,13 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise.padding import PaddedBatch, Steps, pad
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.causes import BY_PLACE, ArgumentNames, explain, explain_nan
 from lengthwise_export.checking.recording import Operation, Recording, Subject, with_joined_loops
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Change, CheckTrial, Geometry, Pairing, geometry
 from lengthwise_export.errors import RunError
-from lengthwise_export.layouts import Array
+from lengthwise_export.layouts import Array, PaddedBatch, Steps, pad
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 _MORE_ROWS, _LONGER = 2, 3  # Rows, and steps of each sequence, that the larger batch has more than the baseline

@@ -14,8 +14,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad
-from lengthwise.verification.random_sequences import raw
 from lengthwise_export.checking import trials
 from lengthwise_export.checking.compared_runs import OperationPair, aligned
 from lengthwise_export.checking.leaks import Leak
@@ -23,6 +21,7 @@ from lengthwise_export.checking.recording import Identity, Operation, Subject
 from lengthwise_export.checking.rule import rules
 from lengthwise_export.checking.trials import BatchSizes, Geometry, Pairing, Sampler, geometry
 from lengthwise_export.errors import RunError
+from lengthwise_export.layouts import PaddedBatch, Steps, pad
 
 _SMALLEST_FILL: Final = 64.0  # the trials show smaller fills
 _LARGEST_FILL: Final = 2.0**24  # no values that a model can compute with get past a larger fill
@@ -58,11 +57,10 @@ def find_finite_fill(
         for _, value in operation.outputs
         if (number := _filled_padding(value, shape)) is not None and _SMALLEST_FILL <= abs(number) < _LARGEST_FILL
     }
-    generator = np.random.default_rng(0)
-    shape_of_sequence = (sizes.longest, base.steps.shape[2])
+    raw = Sampler(subject.steps, 0)
     with suppress(RunError):
         for scale in _SCALES if fills else ():
-            sequences = [raw(_RAW_KIND, shape_of_sequence, generator) * np.float32(scale) for _ in range(_FILL_ROWS)]
+            sequences = [raw.sequence(sizes.longest, _RAW_KIND) * np.float32(scale) for _ in range(_FILL_ROWS)]
             if (fill_and_leak := _first_fill_let_through(subject, fills, sequences, sizes)) is not None:
                 return fill_and_leak
     return None

@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from lengthwise.padding import PaddedBatch
 from lengthwise_export.checking import trials
 from lengthwise_export.checking.baseline import Baseline, relative_difference
 from lengthwise_export.checking.compared_runs import (
@@ -26,6 +25,7 @@ from lengthwise_export.checking.recording import Identity, ModelOutput, Operatio
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Change, CheckTrial
 from lengthwise_export.errors import RunError
+from lengthwise_export.layouts import PaddedBatch
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 _OF_ROWS: Final = ("neighbours", "order")  # Changes of other rows that leave all padding as it is

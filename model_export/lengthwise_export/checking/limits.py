@@ -17,7 +17,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise_export.checking.baseline import Baseline, relative_difference, why_unsteady
 from lengthwise_export.checking.causes import BY_PLACE
 from lengthwise_export.checking.compared_runs import runs_other_code_alone
@@ -25,7 +24,7 @@ from lengthwise_export.checking.leaks import FailedTrial
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trials import BatchSizes, CheckTrial, Sampler, choose_batch_sizes
 from lengthwise_export.errors import RunError, UncheckableError
-from lengthwise_export.layouts import LEFT, StepLayout
+from lengthwise_export.layouts import LEFT, PaddedBatch, StepLayout, Steps, pad, rounded_width
 
 _MAX_ROWS, _MAX_WIDTH = 64, 128  # all row counts and widths up to these are tried to find a frozen axis
 _MAX_SUGGESTED_WIDTH, _MAX_SUGGESTIONS = 8192, 64  # and wider ones that the sizes of weights suggest, at most so many

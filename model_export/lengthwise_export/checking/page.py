@@ -15,8 +15,7 @@ from typing import Final, Literal
 
 from markupsafe import Markup
 
-from lengthwise.reports.templates import render
-from lengthwise.wrong_values import counted
+from lengthwise.exporter_api.reports import notebook, render
 from lengthwise_export.checking.compared_runs import OperatorSpread
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import (
@@ -30,6 +29,16 @@ from lengthwise_export.checking.report import (
     tolerance_text,
 )
 from lengthwise_export.checking.rule import LeakRule, rules
+from lengthwise_export.errors import counted
+
+__all__ = [
+    "as_badge",
+    "as_markdown",
+    "as_page",
+    "as_table",
+    "notebook",
+    "render",
+]
 
 _REPORT, _BADGE, _RULE, _RULES = map(
     Path(__file__).with_name, ("report.html", "badge.svg", "rule_page.md", "rule_table.md")

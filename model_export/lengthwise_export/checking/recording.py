@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.manifest import StepInput
+from lengthwise.exporter_api.contract import PaddedBatch, StepInput
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change, Geometry

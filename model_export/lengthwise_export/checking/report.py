@@ -16,12 +16,11 @@ from rich.syntax import Syntax
 from rich.table import Column, Table
 from rich.text import Text
 
-from lengthwise.runtime.manifest import Manifest
-from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise.wrong_values import counted
+from lengthwise_export.checking.baseline import ROUNDING
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.rule import NOT_CHECKED, OTHER, LeakRule, Severity, rules
 from lengthwise_export.checking.trials import CHANGES, Change
+from lengthwise_export.errors import counted
 from lengthwise_export.tracing.source_lines import location_as_json
 
 Verdict = Literal["sound", "leak", "warning", "uncheckable"]
@@ -249,21 +248,6 @@ def summary(reports: Sequence[Report]) -> RenderableType:
 def worst_of(exit_codes: Sequence[int]) -> int:
     """The exit code for several reports: 1 (a leak) before 2 (not checked), so that a leak is not hidden."""
     return 1 if 1 in exit_codes else max(exit_codes)
-
-
-def promise_text(manifest: Manifest) -> str | None:
-    """A manifest's promises as a sentence, for the widths that the service uses; None if it has none."""
-    if not manifest.promises:
-        return None
-    multiple = manifest.width_multiple
-    widths = "at every width" if multiple == 1 else f"where the width is a multiple of {multiple}, as when served"
-    if manifest.max_batch_rows == 1:
-        widths = "as each sequence is run by itself and without padding"
-    promises = "; ".join(
-        f"{'the same bits' if promise.bits else f'answers within {promise.tolerance:.2g}'} on {promise.provider}"
-        for promise in manifest.promises
-    )
-    return f"{widths}, the manifest promises {promises}"
 
 
 def level_text(report: Report) -> str:

@@ -28,9 +28,8 @@ from pathlib import Path
 from string import Template
 from typing import Any, Final, Literal
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import nearest
 from lengthwise_export.checking.trials import Change
+from lengthwise_export.errors import ConfigurationError, nearest
 from lengthwise_export.options import RULES
 
 OTHER: Final = "LW900"

@@ -16,11 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import counted, nearest
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import IgnoredLeak, Report
 from lengthwise_export.checking.rule import rules
+from lengthwise_export.errors import ConfigurationError, counted, nearest
 from lengthwise_export.options import selects_rules
 from lengthwise_export.tracing.source_lines import CodeLocation
 

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from lengthwise.padding import pad
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report, TrialResult
 from lengthwise_export.checking.rule import rules
 from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.layouts import pad
 
 _NUMBERS: Final = (0.0, 1.0, 1000.0, -1000.0)  # that a state begins with, 0 for its own: an extreme moves by some only
 

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from lengthwise.padding import PaddedBatch
-from lengthwise.verification.random_sequences import ULPS
+from lengthwise.exporter_api.contract import ULPS, PaddedBatch
 from lengthwise_export.checking.causes import DEFAULT_NAMES
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError

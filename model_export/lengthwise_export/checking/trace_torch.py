@@ -28,8 +28,7 @@ from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.manifest import StepInput
+from lengthwise.exporter_api.contract import PaddedBatch, StepInput
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.checking.rule import Cause

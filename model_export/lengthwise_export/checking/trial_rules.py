@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import LENGTHS, PaddedBatch, pad
 from lengthwise_export.checking import axes, trials
 from lengthwise_export.checking.baseline import Baseline, relative_difference
 from lengthwise_export.checking.compared_runs import aligned
@@ -26,6 +25,7 @@ from lengthwise_export.checking.recording import Operation, Subject
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Geometry, Pairing, Sampler
 from lengthwise_export.errors import RunError
+from lengthwise_export.layouts import LENGTHS, PaddedBatch, pad
 from lengthwise_export.onnx_graphs.beside import completed, names_beside, with_other_static
 
 _BLOCKS: Final = (128, 64, 32, 16, 8)

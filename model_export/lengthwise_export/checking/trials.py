@@ -19,9 +19,17 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, Steps, pad, step_mask
-from lengthwise.runtime.manifest import StepInput
-from lengthwise.verification.random_sequences import EXTREME_PADDING, KINDS, MISSING_SHARE, raw
+from lengthwise.exporter_api.contract import (
+    EXTREME_PADDING,
+    KINDS,
+    MISSING_SHARE,
+    PaddedBatch,
+    StepInput,
+    Steps,
+    pad,
+    raw,
+    step_mask,
+)
 from lengthwise_export.layouts import RIGHT, StepLayout
 
 

@@ -12,21 +12,29 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.errors import IS_TRANSPOSED, ConfigurationError, VerificationError
-from lengthwise.padding import RowInput, pad
-from lengthwise.runtime import answers
-from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Session
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.contract import Manifest, RowInput, answers, pad
+from lengthwise.exporter_api.data import InputSequence, Record, arrays, label_mismatch, unknown_labels
+from lengthwise.exporter_api.verification import Session
 from lengthwise_export.architecture.trained import UNTRAINED
+from lengthwise_export.errors import IS_TRANSPOSED, ConfigurationError, VerificationError, first_of
 
-if TYPE_CHECKING:
-    from lengthwise.datasets.dataset import Record
+__all__ = [
+    "DataAccuracy",
+    "LabelChanges",
+    "Record",
+    "accepted_records",
+    "changed_labels",
+    "expected_labels",
+    "hits_of",
+    "measure",
+    "predicted_labels",
+    "row_of",
+]
 
 _ROWS: Final = 32  # rows of a batch
 _MIN_DEVIATIONS: Final = 4.0  # another order of the labels is significant from this many standard deviations
@@ -142,8 +150,6 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
     Raises:
         ConfigurationError: A label is unknown or does not fit the task, or the model accepts no labelled record.
     """
-    from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
-
     labelled = [record for record in records if record.has_label]
     for record in labelled:
         if (wrong := label_mismatch(record, manifest.task)) is not None:
@@ -163,9 +169,6 @@ def accepted_records(records: Iterable[Record], manifest: Manifest) -> tuple[lis
 
 def row_of(record: Record, manifest: Manifest) -> RowInput | str:
     """What a model takes for a record, with what stands beside its steps; a text with the reason if it refuses it."""
-    from lengthwise.datasets import arrays
-    from lengthwise.datasets.input_sequences import InputSequence
-
     sequence = InputSequence(record.steps, record.id, static=record.static, inputs=record.inputs)
     item = arrays.item(sequence, manifest, transposed=IS_TRANSPOSED)
     return item if isinstance(item, str) else item.steps

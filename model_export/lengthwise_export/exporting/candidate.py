@@ -14,11 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import onnx
 
-from lengthwise.errors import ConfigurationError, VerificationError
-from lengthwise.padding import PaddedBatch, pad, step_mask
-from lengthwise.runtime.manifest import Manifest, Task
-from lengthwise.verification.measurement import ExactReference, Reference
-from lengthwise.verification.random_sequences import ROUNDING
+from lengthwise.exporter_api.contract import ROUNDING, Manifest, PaddedBatch, Task, pad, step_mask
+from lengthwise.exporter_api.verification import ExactReference, Reference, Session
 from lengthwise_export.architecture.normalization import Normalize
 from lengthwise_export.checking.baseline import at_valid_steps
 from lengthwise_export.checking.check import check_subject
@@ -26,13 +23,12 @@ from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import ExportError, UnmendableError
+from lengthwise_export.errors import ConfigurationError, ExportError, UnmendableError, VerificationError
 from lengthwise_export.options import ExportOptions, Notice, Tell
 from lengthwise_export.targets.target import DirectoryTarget, ScoreKind, SpecTarget, Target
 
 if TYPE_CHECKING:
-    from lengthwise.datasets.dataset import Record
-    from lengthwise.runtime.session import Session
+    from lengthwise_export.exporting.accuracy import Record
     from lengthwise_export.mending.fix import FixProposal
     from lengthwise_export.mending.mend_target import ProvedMend
     from lengthwise_export.mending.mended_accuracy import MendAccuracy

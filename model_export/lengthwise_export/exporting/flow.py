@@ -16,23 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lengthwise.errors import ConfigurationError, LengthwiseError
-from lengthwise.runtime.feature_names import listed
-from lengthwise.runtime.manifest import EXAMPLES_FILE, Manifest
-from lengthwise.wrong_values import counted
+from lengthwise.exporter_api.contract import EXAMPLES_FILE, Manifest, listed
+from lengthwise.exporter_api.data import Record, dataset, doubts, unknown_labels
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.selection import select_leaks
 from lengthwise_export.checking.states import check_states
-from lengthwise_export.errors import UncheckableError
+from lengthwise_export.errors import ConfigurationError, LengthwiseError, UncheckableError, counted
 from lengthwise_export.exporting import staging
-from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, tell_each
+from lengthwise_export.options import CheckOptions, ExportOptions, Notice, Tell, reading_of, tell_each
 from lengthwise_export.targets import padding_side, targets
 from lengthwise_export.targets.target import GraphTarget, Target, one_torch_thread, threads_of_check
 
 if TYPE_CHECKING:  # what is imported here and below when it is needed brings torch and onnxruntime along
-    from lengthwise.datasets.dataset import Record
-    from lengthwise.verification.measurement import Case
+    from lengthwise.exporter_api.verification import Case
     from lengthwise_export.exporting.accuracy import DataAccuracy, LabelChanges
     from lengthwise_export.exporting.candidate import Candidate
     from lengthwise_export.mending.fix import FixProposal
@@ -257,9 +254,6 @@ def _require_known_labels(options: ExportOptions) -> None:
     """
     if options.data is None:
         return
-    from lengthwise.commands.data_options import reading_of
-    from lengthwise.datasets import dataset, record_fields
-
     dataset.locate(os.fspath(options.data))
     if options.labels is None:
         return
@@ -274,7 +268,7 @@ def _require_known_labels(options: ExportOptions) -> None:
             os.fspath(options.data), "values" if options.vocabulary is None else "tokens", reading=reading
         )
     for record in records:
-        if (unknown := record_fields.unknown_labels(record.label, options.labels, "--labels")) is not None:
+        if (unknown := unknown_labels(record.label, options.labels, "--labels")) is not None:
             raise ConfigurationError(f"{record.source_line}: {unknown}")
 
 
@@ -303,10 +297,6 @@ def _read_data(
     """
     if options.data is None:
         return None
-    from lengthwise.commands.data_options import reading_of
-    from lengthwise.datasets import dataset
-    from lengthwise.datasets.tails import doubts
-
     # Columns have the roles that they had in training, unless the options say otherwise. What a row of the table is, a
     # step or a sequence, is no role of a column: it is passed as an option
     trained_columns, padding = target.training.columns, options.padding or target.padding

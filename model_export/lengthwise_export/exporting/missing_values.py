@@ -16,10 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, pad, step_mask
-from lengthwise.runtime.manifest import StepInput
-from lengthwise.runtime.session import CPU_LABEL, Session
-from lengthwise.verification.measurement import BatchLogits, Case
+from lengthwise.exporter_api.contract import BatchLogits, PaddedBatch, StepInput, pad, step_mask
+from lengthwise.exporter_api.verification import CPU_LABEL, Case, Session
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.beside import completed

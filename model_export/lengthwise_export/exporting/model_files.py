@@ -14,31 +14,36 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from onnx import ModelProto
 
-from lengthwise import files
-from lengthwise.errors import ModelError, VerificationError
-from lengthwise.padding import LENGTHS
-from lengthwise.repository import verifier
-from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.manifest import (
+from lengthwise.exporter_api.contract import (
     CONTRACT,
     EXAMPLES_FILE,
     GOLDEN_FILE,
     GRAPH_FILE,
+    LENGTHS,
     MANIFEST_FILE,
     VERIFICATION_FILE,
     Manifest,
     digest,
+    draw,
+    files,
+    lengths_for,
 )
-from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.opening import RUNTIME_VERSION
-from lengthwise.runtime.session import Session
-from lengthwise.verification import golden, promises
-from lengthwise.verification.random_sequences import draw, lengths_for
+from lengthwise.exporter_api.graphs import onnx_graph
+from lengthwise.exporter_api.verification import (
+    ONNXRUNTIME,
+    RUNTIME_VERSION,
+    Session,
+    check_rows,
+    golden,
+    promises,
+    run_odd_values,
+)
+from lengthwise_export.errors import ModelError, VerificationError
 from lengthwise_export.exporting.accuracy import row_of
 from lengthwise_export.exporting.verify import VerifiedGraph
 
 if TYPE_CHECKING:
-    from lengthwise.datasets.dataset import Record
+    from lengthwise_export.exporting.accuracy import Record
     from lengthwise_export.mending.fix import FixProposal
 
 
@@ -181,13 +186,13 @@ def load_as_a_service_would(stage: Path, manifest: Manifest) -> Iterator[str]:
     session = Session.load(stage, reread)
     golden.check(session, golden.Golden.read(stage / GOLDEN_FILE, reread), reread)
     graph = onnx_graph.read((stage / GRAPH_FILE).read_bytes())
-    verifier.check_rows(graph, session.kernels, reread)
+    check_rows(graph, session.kernels, reread)
     try:
-        verifier.run_odd_values(session, reread)
+        run_odd_values(session, reread)
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise VerificationError(f"{manifest.key}: it fails for sequences of one repeated value: {error}") from error
     try:
-        verifier.check_rows(graph, recurrent_kernels.ONNXRUNTIME, reread)
+        check_rows(graph, ONNXRUNTIME, reread)
     except ModelError as error:
         yield f"a service without the recurrent kernels of this project will refuse it: {error}"
 

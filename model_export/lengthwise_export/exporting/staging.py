@@ -17,10 +17,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from lengthwise import files
-from lengthwise.addresses import is_address
-from lengthwise.runtime.manifest import MANIFEST_FILE, is_name
-from lengthwise.versions import MOST_DIGITS, is_version
+from lengthwise.exporter_api.contract import MANIFEST_FILE, MOST_DIGITS, files, is_address, is_name, is_version
 from lengthwise_export.errors import PublishError
 
 _NUMBER = re.compile(r"[1-9][0-9]*")

@@ -17,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from lengthwise.errors import VerificationError
-from lengthwise.padding import PaddedBatch, RowInput
-from lengthwise.repository import verifier
-from lengthwise.runtime.manifest import Manifest, Precision
-from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.session import Session
-from lengthwise.verification import measurement, promises
-from lengthwise.verification.measurement import BatchLogits, BatchVariations, Case, ExactReference, Reference
-from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise_export.errors import TAKE_LENGTHS, RunError
+from lengthwise.exporter_api.contract import ROUNDING, BatchLogits, Manifest, PaddedBatch, Precision, RowInput
+from lengthwise.exporter_api.graphs import onnx_graph
+from lengthwise.exporter_api.verification import (
+    BatchVariations,
+    Case,
+    ExactReference,
+    Reference,
+    Session,
+    check_rows,
+    measure_cases,
+    promises,
+)
+from lengthwise_export.errors import TAKE_LENGTHS, RunError, VerificationError
 from lengthwise_export.exporting import accuracy, missing_values
 from lengthwise_export.exporting.candidate import Candidate
 from lengthwise_export.onnx_graphs import precision
@@ -34,7 +37,7 @@ from lengthwise_export.options import ExportOptions
 from lengthwise_export.tracing import graph as traced
 
 if TYPE_CHECKING:
-    from lengthwise.datasets.dataset import Record
+    from lengthwise_export.exporting.accuracy import Record
     from lengthwise_export.mending.mended_accuracy import MendAccuracy
 
 
@@ -200,8 +203,8 @@ def verify_graph(
     """
     data = graph.SerializeToString()
     # For raw values, a recurrent layer may get no rows; where that crashes the process, no case could report it
-    verifier.check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
-    cases = measurement.measure_cases(
+    check_rows(onnx_graph.read(data), Session(data, manifest).kernels, manifest)
+    cases = measure_cases(
         lambda threads: Session(data, manifest, threads=threads),
         manifest,
         None if reference is None else partial(_asked, reference, manifest),

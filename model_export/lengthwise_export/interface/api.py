@@ -14,13 +14,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, cast, overload
 
-from lengthwise.commands.options import keywords
-from lengthwise.reports import notebook
-from lengthwise_export.checking.page import as_page
+from lengthwise_export.checking.page import as_page, notebook
 from lengthwise_export.checking.report import Report, on_terminal
 from lengthwise_export.exporting import flow
 from lengthwise_export.exporting.flow import PublishedModel
-from lengthwise_export.options import CheckOptions, ExportOptions, Notice, StrPath
+from lengthwise_export.options import CheckOptions, ExportOptions, Notice, StrPath, keywords
 from lengthwise_export.targets import targets
 from lengthwise_export.tracing.process_wide import torch_as_before
 

@@ -10,7 +10,8 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,10 +19,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import click
 from pydantic import Field
 
-from lengthwise.commands.command import Command, show_json
-from lengthwise.commands.options import Flag, flags
-from lengthwise.errors import ConfigurationError
-from lengthwise.files import try_to_write
+from lengthwise.exporter_api.commands import Command, Flag, flags, show_json
+from lengthwise.exporter_api.contract import files
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.interface.project import NOTHING_LISTED, ListedTarget, Project
 from lengthwise_export.options import ExportOptions, ListedOptions
 from lengthwise_export.tracing.imports import collect_rarely
@@ -97,7 +97,6 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
     """  # noqa: D301 - click wants a real backspace
     from rich.console import Console
 
-    from lengthwise.commands.progress import status
     from lengthwise_export.exporting import flow
     from lengthwise_export.targets import targets
 
@@ -106,7 +105,7 @@ def export(target: str | None, out: Path, options: ExportCommandOptions) -> None
         if options.checkpoint is None:
             raise click.UsageError(f"Missing argument 'TARGET': {targets.FORMS}")
         target, options = str(options.checkpoint), options.model_copy(update={"checkpoint": None})
-    with status(Console(stderr=True, quiet=options.as_json), f"reading {target}") as show_status:
+    with _status(f"reading {target}", quiet=options.as_json) as show_status:
         published = flow.export(target, out, options.model_copy(update={"progress": show_status}), _say)
     if options.as_json:
         show_json(_as_json(published))
@@ -174,7 +173,7 @@ def check(target: tuple[str, ...], options: CheckCommandOptions) -> None:
       lengthwise check --changed models/net.py models/layers.py
       lengthwise check --explain LW201
     """  # noqa: D301 - click wants a real backspace
-    from lengthwise.reports.notebook import show
+    from lengthwise.exporter_api.reports import show
     from lengthwise_export.checking import page, rule
     from lengthwise_export.checking.code_scanning import as_github
     from lengthwise_export.checking.report import on_terminal, summary, worst_of
@@ -241,15 +240,12 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
     Raises:
         ConfigurationError: The only target cannot be read, or an option contradicts it.
     """
-    from rich.console import Console
-
-    from lengthwise.commands.progress import status
     from lengthwise_export.checking.report import Report
     from lengthwise_export.checking.selection import RefusedCommentError
     from lengthwise_export.exporting import flow
 
     options_given = {name: getattr(options, name) for name in options.model_fields_set & {*ListedOptions.model_fields}}
-    with status(Console(stderr=True, quiet=options.as_json), f"reading {listed.target}") as show_status:
+    with _status(f"reading {listed.target}", quiet=options.as_json) as show_status:
         target_options = listed.options.model_copy(update={**options_given, "progress": show_status})
         try:
             report = flow.check(listed.target, target_options)
@@ -264,6 +260,15 @@ def _report_of(listed: ListedTarget, options: CheckCommandOptions, *, is_only: b
     for notice in report.notices:
         _say(f"warning: {notice}")
     return report, report.exit_code(strict=target_options.strict)
+
+
+def _status(step: str, *, quiet: bool) -> AbstractContextManager[Callable[[str], None]]:
+    """Shows on standard error what is done, while the block runs: see `progress.status`."""
+    from rich.console import Console
+
+    from lengthwise.commands.progress import status
+
+    return status(Console(stderr=True, quiet=quiet), step)
 
 
 def _write_files(reports: Sequence[Report], exit_code: int, options: CheckCommandOptions, folder: Path) -> None:
@@ -288,7 +293,7 @@ def _require_writable(path: Path) -> None:
         IsADirectoryError: It is a folder.
     """
     try:
-        try_to_write(path.parent)
+        files.try_to_write(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     if path.is_dir():

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import unknown
+from lengthwise_export.errors import ConfigurationError, unknown
 from lengthwise_export.options import ListedOptions
 
 FILE: Final = "pyproject.toml"

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lengthwise.errors import ConfigurationError
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.keras_models.backend import first_line, on_device
 from lengthwise_export.keras_models.module import KerasModule, ModelInput, mask_notice
 from lengthwise_export.keras_models.run import KnownLayers

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from lengthwise.errors import ConfigurationError
+from lengthwise_export.errors import ConfigurationError
 
 # The members of a .keras file
 CONFIG: Final = "config.json"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
-from lengthwise.errors import ConfigurationError
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.tracing.imports import late_modules
 
 VARIABLE: Final = "KERAS_BACKEND"  # the variable of the environment that Keras reads when it is imported

@@ -25,13 +25,11 @@ from typing import Any, Final, Literal
 
 from numpy.typing import NDArray
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import pad
-from lengthwise.runtime.manifest import GraphNames, digest
+from lengthwise.exporter_api.contract import GraphNames, digest, pad
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import RunError
+from lengthwise_export.errors import ConfigurationError, RunError
 from lengthwise_export.keras_models import archive
 from lengthwise_export.keras_models.agreement import require_agreement
 from lengthwise_export.keras_models.archive import FACTORY, FLOAT, IN_FLOAT32, REFUSED, STATEFUL, safe_config

@@ -20,9 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS, PaddedBatch
-from lengthwise.runtime.manifest import SequenceInput, StepInput
+from lengthwise.exporter_api.contract import LENGTHS, PaddedBatch, SequenceInput, StepInput
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for

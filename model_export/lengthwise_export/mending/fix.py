@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from lengthwise.padding import Steps, pad
-from lengthwise.reports.templates import render
-from lengthwise.wrong_values import counted
+from lengthwise_export.checking.page import render
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report, Verdict
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import RunError
+from lengthwise_export.errors import RunError, counted
+from lengthwise_export.layouts import Steps, pad
 from lengthwise_export.mending.engine import MendedOperator
 from lengthwise_export.mending.proof import MendProof
 from lengthwise_export.tracing.source_lines import CodeLocation, location_as_json

@@ -21,8 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, inliner, numpy_helper
 
-from lengthwise.padding import STATIC
-from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise.exporter_api.contract import STATIC, GraphNames, StepInput
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.engine import RULES, MendedOperator, Rule, follow, shown_operator
 from lengthwise_export.mending.hiding_masks import HidingMask, StepsHidden, hiding_masks, opened

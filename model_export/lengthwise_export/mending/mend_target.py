@@ -16,12 +16,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 
-from lengthwise.errors import LengthwiseError
-from lengthwise.padding import PaddedBatch, pad
-from lengthwise.runtime.manifest import GraphNames
-from lengthwise.verification.measurement import BatchLogits
-from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise.wrong_values import counted
+from lengthwise.exporter_api.contract import ROUNDING, BatchLogits, GraphNames, PaddedBatch, pad
 from lengthwise_export.checking.baseline import Steadiness
 from lengthwise_export.checking.check import check_subject
 from lengthwise_export.checking.limits import WidthLimits, run_error
@@ -29,7 +24,7 @@ from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.report import Report
 from lengthwise_export.checking.trace_onnx import widened
 from lengthwise_export.checking.trials import Sampler
-from lengthwise_export.errors import TAKE_LENGTHS, UncheckableError, UnmendableError
+from lengthwise_export.errors import TAKE_LENGTHS, LengthwiseError, UncheckableError, UnmendableError, counted
 from lengthwise_export.mending.engine import shown_operator
 from lengthwise_export.mending.fix import FixProposal, draw_curve
 from lengthwise_export.mending.mend import Mended, mend

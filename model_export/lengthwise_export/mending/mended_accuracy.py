@@ -13,15 +13,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.errors import VerificationError
-from lengthwise.padding import PaddedBatch, RowInput, pad
-from lengthwise.runtime import answers
-from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Outputs, Session
+from lengthwise.exporter_api.contract import Manifest, PaddedBatch, RowInput, answers, pad
+from lengthwise.exporter_api.verification import Outputs, Session
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.errors import RunError
+from lengthwise_export.errors import RunError, VerificationError
 from lengthwise_export.exporting.accuracy import (
+    Record,
     accepted_records,
     expected_labels,
     hits_of,

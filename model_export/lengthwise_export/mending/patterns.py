@@ -7,8 +7,7 @@ from typing import Final
 
 from onnx import GraphProto, ModelProto
 
-from lengthwise.runtime.onnx.onnx_graph import Node, read
-from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
+from lengthwise.exporter_api.graphs import Node, NotFound, Pattern, onnx_graph, require
 
 __all__ = ["Node", "NotFound", "Pattern", "pattern_of", "require", "source_of_copy"]
 
@@ -19,7 +18,7 @@ def pattern_of(graph: GraphProto) -> Pattern:
     """The nodes and the small constants of a graph, also of one that is the body of a loop."""
     small = [tensor for tensor in graph.initializer if math.prod(tensor.dims) <= _SMALL]
     copied = GraphProto(node=graph.node, initializer=small, output=graph.output)
-    return Pattern(read(ModelProto(graph=copied).SerializeToString()))
+    return Pattern(onnx_graph.read(ModelProto(graph=copied).SerializeToString()))
 
 
 def source_of_copy(pattern: Pattern, name: str, *operators: str) -> str:

@@ -23,14 +23,13 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
-from lengthwise.verification.random_sequences import AMPLIFIED, ROUNDING
-from lengthwise_export.checking.baseline import Baseline
+from lengthwise_export.checking.baseline import AMPLIFIED, ROUNDING, Baseline
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
 from lengthwise_export.checking.report import as_ranges, finite
 from lengthwise_export.checking.trials import JUNK_SCALES, Sampler, with_padding_filled
 from lengthwise_export.errors import RunError
+from lengthwise_export.layouts import PaddedBatch, Steps, pad, rounded_width
 from lengthwise_export.options import ProgressCallback
 
 _T = TypeVar("_T")

@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS, STATIC, PaddedBatch, Steps
-from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
+from lengthwise.exporter_api.contract import LENGTHS, STATIC, PaddedBatch, SequenceInput, StaticInput, StepInput, Steps
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.options import TargetOptions
 
 MOST_SEQUENCES: Final = 4

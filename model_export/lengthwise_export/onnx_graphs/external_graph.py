@@ -17,10 +17,15 @@ from typing import Final, NamedTuple
 
 import onnx
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GraphNames, StepInput
-from lengthwise.runtime.onnx import data_dependence, onnx_graph
-from lengthwise_export.errors import UncheckableError
+from lengthwise.exporter_api.contract import GraphNames, StepInput
+from lengthwise.exporter_api.graphs import (
+    ENDS_WITHOUT_ROWS,
+    ENDS_WITHOUT_ROWS_AT_INT8,
+    onnx_graph,
+    recurrent_without_rows,
+    why_refused,
+)
+from lengthwise_export.errors import ConfigurationError, UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, PackedRole, StepLayout, role_of
 from lengthwise_export.onnx_graphs.inputs_beside import InputsBeside, read_inputs_beside
 from lengthwise_export.onnx_graphs.probing import (
@@ -310,14 +315,12 @@ class _Reader:
         Raises:
             UncheckableError: A recurrent layer may get a batch of 0 rows; the message names it.
         """
-        unsafe_operators = data_dependence.ENDS_WITHOUT_ROWS | data_dependence.ENDS_WITHOUT_ROWS_AT_INT8
+        unsafe_operators = ENDS_WITHOUT_ROWS | ENDS_WITHOUT_ROWS_AT_INT8
         nodes = onnx_graph.read(self.graph.SerializeToString())
         for names in readings:
-            operator = data_dependence.recurrent_without_rows(
-                nodes, names.sequences, names.length_inputs, unsafe_operators
-            )
+            operator = recurrent_without_rows(nodes, names.sequences, names.length_inputs, unsafe_operators)
             if operator is not None:
-                raise UncheckableError(data_dependence.why_refused(operator))
+                raise UncheckableError(why_refused(operator))
 
     @property
     def takes_steps_alone(self) -> bool:

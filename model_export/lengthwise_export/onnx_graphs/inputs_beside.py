@@ -16,9 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS, STATIC
-from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
+from lengthwise.exporter_api.contract import LENGTHS, STATIC, SequenceInput, StaticInput, StepInput
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, is_static_name, paired, safe_name, static_input
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, shape_inference
 
-from lengthwise.runtime.manifest import Manifest, Precision
+from lengthwise.exporter_api.contract import Manifest, Precision
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.carried_states import carried
 from lengthwise_export.onnx_graphs.protos import (

@@ -16,12 +16,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.graph_inputs import feed
-from lengthwise.runtime.manifest import GraphNames, StepInput
-from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise_export.errors import UncheckableError
+from lengthwise.exporter_api.contract import ROUNDING, GraphNames, PaddedBatch, StepInput, feed
+from lengthwise_export.errors import ConfigurationError, UncheckableError
 from lengthwise_export.layouts import RIGHT, PackedRole, StepLayout
 from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.onnx_graphs.protos import refill

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.graph_inputs import feed
-from lengthwise.runtime.manifest import Manifest
+from lengthwise.exporter_api.contract import Manifest, PaddedBatch, feed
 from lengthwise_export.errors import UncheckableError
 from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.onnx_graphs.probing import open_recording_session

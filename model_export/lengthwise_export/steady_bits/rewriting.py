@@ -23,17 +23,14 @@ import onnx
 import onnxruntime
 from onnx import NodeProto
 
-from lengthwise.padding import PaddedBatch, RowInput, pad, step_mask
-from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.session import Session
-from lengthwise.verification.measurement import BatchVariations, Case
-from lengthwise.verification.random_sequences import ROUNDING, draw
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.contract import ROUNDING, Manifest, PaddedBatch, RowInput, draw, pad, step_mask
+from lengthwise.exporter_api.verification import BatchVariations, Case, Session
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.leaks import FailedTrial, find_leaks
 from lengthwise_export.checking.recording import Recording
 from lengthwise_export.checking.trace_onnx import OnnxSubject
 from lengthwise_export.checking.trials import CheckTrial, Sampler
+from lengthwise_export.errors import first_of
 from lengthwise_export.onnx_graphs.beside import completed
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph
 from lengthwise_export.onnx_graphs.probing import open_session

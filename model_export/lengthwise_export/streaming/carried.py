@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from lengthwise.runtime.manifest import Streaming, StreamState
+from lengthwise.exporter_api.contract import Streaming, StreamState
 from lengthwise_export.errors import UnmendableError
 from lengthwise_export.mending.mender import Mender
 from lengthwise_export.mending.rules.loops import is_zero

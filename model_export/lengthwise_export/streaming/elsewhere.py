@@ -8,8 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise import files
-from lengthwise.runtime.manifest import Manifest, StreamState
+from lengthwise.exporter_api.contract import Manifest, StreamState, files
 
 LOOP_FILE: Final = "stream.py"
 TRITON_FILE: Final = "config.pbtxt"

@@ -19,13 +19,21 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from lengthwise.errors import VerificationError
-from lengthwise.padding import PaddedBatch, RowInput, Sample, pad
-from lengthwise.runtime.answers import by_row
-from lengthwise.runtime.manifest import Manifest, StreamPromise
-from lengthwise.runtime.session import OutputName, Outputs, Session
-from lengthwise.verification.measurement import Reference
-from lengthwise.verification.random_sequences import ROUNDING, draw, largest_difference, scale_of
+from lengthwise.exporter_api.contract import (
+    ROUNDING,
+    Manifest,
+    PaddedBatch,
+    RowInput,
+    Sample,
+    StreamPromise,
+    answers,
+    draw,
+    largest_difference,
+    pad,
+    scale_of,
+)
+from lengthwise.exporter_api.verification import OutputName, Outputs, Reference, Session
+from lengthwise_export.errors import VerificationError
 from lengthwise_export.onnx_graphs.carried_states import NEXT
 
 SEQUENCES: Final = 200
@@ -225,7 +233,7 @@ def _wholes(
 
 def _by_row(outputs: Outputs, batch: PaddedBatch, manifest: Manifest) -> list[_Answer]:
     """The answer to each row of a batch, without padding."""
-    columns = [by_row(outputs.logits, batch.lengths, manifest)]
+    columns = [answers.by_row(outputs.logits, batch.lengths, manifest)]
     if outputs.attention is not None:
         columns.append([row[:length] for row, length in zip(outputs.attention, batch.lengths, strict=True)])
     return list(zip(*columns, strict=True))

@@ -18,9 +18,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper
 
-from lengthwise.errors import VerificationError
-from lengthwise.runtime.manifest import GraphNames, Manifest, Streaming, StreamState
-from lengthwise_export.errors import UnmendableError
+from lengthwise.exporter_api.contract import GraphNames, Manifest, Streaming, StreamState
+from lengthwise_export.errors import UnmendableError, VerificationError
 from lengthwise_export.mending.mend import mender_of, prepared, replace_nodes
 from lengthwise_export.mending.mender import LengthsRestricted, Mender
 from lengthwise_export.mending.values import DataTensor, Size

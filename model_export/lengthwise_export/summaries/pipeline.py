@@ -15,13 +15,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from lengthwise.errors import ConfigurationError, VerificationError
-from lengthwise.padding import pad
-from lengthwise.runtime import answers
-from lengthwise.runtime.graph_inputs import feed
-from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx.summaries import DOMAIN
-from lengthwise.verification.random_sequences import draw
+from lengthwise.exporter_api.contract import Manifest, answers, draw, feed, pad
+from lengthwise.exporter_api.graphs import DOMAIN
+from lengthwise_export.errors import ConfigurationError, VerificationError
 from lengthwise_export.onnx_graphs.probing import open_session
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, MADE, NodeWriter
 from lengthwise_export.options import ExportOptions

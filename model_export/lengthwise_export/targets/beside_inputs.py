@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthwise.padding import STATIC, PaddedBatch, pad
-from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
+from lengthwise.exporter_api.contract import STATIC, PaddedBatch, SequenceInput, StaticInput, StepInput, pad
 from lengthwise_export.checking.limits import run_error
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler

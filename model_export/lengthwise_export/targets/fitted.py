@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import Fit, StepInput
+from lengthwise.exporter_api.contract import Fit, StepInput
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.call_signature import CallSignature
 

@@ -9,13 +9,12 @@ from typing import Any, Final
 
 import onnx
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
+from lengthwise.exporter_api.contract import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise_export.architecture import trained
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.checking.report import promise_text
 from lengthwise_export.checking.states import CarriedStates
 from lengthwise_export.checking.trace_onnx import OnnxSubject
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs import carried_states
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph, read_packed_graph
@@ -131,3 +130,18 @@ def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
     fields |= {"states": _states(with_states, reading, initial)} if initial else {}
     fields |= {"min_length": manifest.min_length, "promise": promise_text(manifest)}
     return DirectoryTarget(text=text, labels=manifest.labels, **fields)
+
+
+def promise_text(manifest: Manifest) -> str | None:
+    """A manifest's promises as a sentence, for the widths that the service uses; None if it has none."""
+    if not manifest.promises:
+        return None
+    multiple = manifest.width_multiple
+    widths = "at every width" if multiple == 1 else f"where the width is a multiple of {multiple}, as when served"
+    if manifest.max_batch_rows == 1:
+        widths = "as each sequence is run by itself and without padding"
+    promises = "; ".join(
+        f"{'the same bits' if promise.bits else f'answers within {promise.tolerance:.2g}'} on {promise.provider}"
+        for promise in manifest.promises
+    )
+    return f"{widths}, the manifest promises {promises}"

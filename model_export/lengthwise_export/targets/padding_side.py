@@ -9,8 +9,8 @@ import dataclasses
 import itertools
 from typing import Any, Final
 
-from lengthwise.errors import ConfigurationError
 from lengthwise_export.checking.limits import answers_padding_last
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import CheckOptions
 from lengthwise_export.targets.target import Target, TorchTarget

@@ -22,9 +22,8 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import MANIFEST_FILE
-from lengthwise.wrong_values import counted
+from lengthwise.exporter_api.contract import MANIFEST_FILE
+from lengthwise_export.errors import ConfigurationError, counted
 from lengthwise_export.options import TargetOptions
 
 CONFIG_FILE: Final = "config.json"

@@ -16,25 +16,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import PaddedBatch
-from lengthwise.runtime.manifest import GraphNames, Manifest, StepInput, digest
-from lengthwise.wrong_values import counted
+from lengthwise.exporter_api.contract import BatchLogits, GraphNames, Manifest, PaddedBatch, StepInput, digest
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import UNTRAINED, TrainingRecord
 from lengthwise_export.checking.baseline import is_finite
 from lengthwise_export.checking.recording import Subject
-from lengthwise_export.errors import RunError
+from lengthwise_export.errors import ConfigurationError, RunError, counted
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.process_wide import torch_threads
 
 if TYPE_CHECKING:
     import onnx
 
-    from lengthwise.commands.data_options import PaddingCut
-    from lengthwise.verification.measurement import BatchLogits
     from lengthwise_export.checking.states import CarriedStates
     from lengthwise_export.checking.trace_torch import TorchSubject
+    from lengthwise_export.options import PaddingCut
 
 ScoreKind = Literal["logits", "probabilities"]
 

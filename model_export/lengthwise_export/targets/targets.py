@@ -11,12 +11,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
-from lengthwise.addresses import is_address
-from lengthwise.errors import ConfigurationError
+from lengthwise.exporter_api.contract import MANIFEST_FILE, is_address
 from lengthwise.repository.source import model_directory
-from lengthwise.runtime.manifest import MANIFEST_FILE
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.spec import tables_of
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import stock_folder

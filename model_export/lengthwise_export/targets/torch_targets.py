@@ -18,13 +18,12 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GraphNames, StepInput
+from lengthwise.exporter_api.contract import GraphNames, StepInput
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
-from lengthwise_export.errors import CheckpointError, UncheckableError
+from lengthwise_export.errors import CheckpointError, ConfigurationError, UncheckableError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import fitted

@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 from torch import Tensor
 
-from lengthwise.errors import ConfigurationError
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.layouts import role_of
 from lengthwise_export.onnx_graphs.beside import is_static_name, paired
 

@@ -23,10 +23,8 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import LENGTHS, STATIC, PaddedBatch
-from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.errors import UncheckableError
+from lengthwise.exporter_api.contract import LENGTHS, STATIC, PaddedBatch, StepInput
+from lengthwise_export.errors import ConfigurationError, UncheckableError
 from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
 from lengthwise_export.masks import step_mask
 from lengthwise_export.onnx_graphs.beside import completed

@@ -29,8 +29,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
-from lengthwise.padding import STATIC, PaddedBatch
-from lengthwise.runtime.manifest import StepInput
+from lengthwise.exporter_api.contract import STATIC, PaddedBatch, StepInput
 from lengthwise_export.errors import ExportError, TraceError
 from lengthwise_export.masks import step_mask
 from lengthwise_export.onnx_graphs.beside import completed

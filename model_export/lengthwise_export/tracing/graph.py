@@ -31,8 +31,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from lengthwise.padding import LENGTHS, STATIC
-from lengthwise.runtime.manifest import CONTRACT, StepInput
+from lengthwise.exporter_api.contract import CONTRACT, LENGTHS, STATIC, StepInput
 from lengthwise_export.errors import ExportError
 from lengthwise_export.onnx_graphs.protos import IN_GRAPH, NAME_IN_GRAPH, OF_ONNX
 from lengthwise_export.options import HIGHEST_OPSET, OPSET

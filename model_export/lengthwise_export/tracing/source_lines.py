@@ -25,9 +25,6 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Final
 
-import lengthwise
-import lengthwise_export
-
 if TYPE_CHECKING:
     import onnx
 
@@ -74,6 +71,8 @@ def relative_path(file: str) -> str:
 
 _OWN: Final = str(Path(__file__).parent) + os.sep  # this folder; paths of its files begin with it
 
+_OWN_PACKAGES: Final = ("lengthwise", "lengthwise_export")
+
 _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "numpy", "keras")
 """Packages that are never the user's code, wherever they are installed."""
 
@@ -82,14 +81,12 @@ _MACHINERY: Final = ("torch", "onnx", "onnxscript", "onnx_ir", "onnxruntime", "n
 def _folders() -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """The folders whose code is not the user's, in three tuples; each path ends in a separator.
 
-    1. The folders of this package and of the libraries that it uses.
+    1. The folders of these packages and of the libraries that it uses.
     2. The folders of other installed packages, wherever this process imports them from: also through PYTHONPATH,
        `pip --target`, a .pth file or a link.
     3. The folders of Python's standard library.
     """
-    own_folders = [
-        str(Path(file).parent) for file in (lengthwise_export.__file__, lengthwise.__file__) if file is not None
-    ]
+    own_folders = [folder for name in _OWN_PACKAGES for folder in _folders_of_package(name)]
     libraries = [folder for name in _MACHINERY for folder in _folders_of_package(name)]
     sites = [*(sysconfig.get_path(name) for name in ("purelib", "platlib")), *site.getsitepackages()]
     around_libraries = [os.path.dirname(folder) for folder in libraries]

@@ -22,23 +22,31 @@ from typing import Any, Final, TypeAlias, get_args
 
 import numpy as np
 
-from lengthwise.datasets import dataset, input_sequences
-from lengthwise.datasets.arrays import as_steps, masked_steps
-from lengthwise.datasets.column_roles import ColumnNames, Roles
-from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind
-from lengthwise.datasets.input_sequences import InputSequence, InputSequences, Layout, Padding
-from lengthwise.datasets.record_fields import without_ignored
-from lengthwise.datasets.tables import is_number
-from lengthwise.datasets.tails import without_padding
-from lengthwise.decoding.calls import TRANSPOSED
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import Steps
-from lengthwise.runtime.feature_names import listed
-from lengthwise.runtime.manifest import Task
-from lengthwise.wrong_values import nearest
+from lengthwise.exporter_api.contract import Steps, Task, listed
+from lengthwise.exporter_api.data import (
+    TRANSPOSED,
+    BadRecord,
+    ColumnNames,
+    InputSequence,
+    InputSequences,
+    Label,
+    Layout,
+    Padding,
+    Reading,
+    Record,
+    Roles,
+    StepKind,
+    as_steps,
+    dataset,
+    input_sequences,
+    is_number,
+    masked_steps,
+    without_ignored,
+    without_padding,
+)
 from lengthwise_export.architecture.model_spec import Preset
 from lengthwise_export.architecture.spec import InputSpec, Spec, tables_of
-from lengthwise_export.errors import SpecError
+from lengthwise_export.errors import ConfigurationError, SpecError, nearest
 from lengthwise_export.training.labels import by_time, in_order
 from lengthwise_export.training.record_checks import allow_open_missing, fitting_records, why_unfit
 

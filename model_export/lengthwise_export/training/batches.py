@@ -15,11 +15,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.runtime.answers import windows
-from lengthwise.runtime.manifest import Task
+from lengthwise.exporter_api.contract import Task, answers
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.training.record_checks import static_values_of
+from lengthwise_export.training.record_checks import Record, static_values_of
+
+__all__ = [
+    "NO_TARGET",
+    "POOL_BATCHES",
+    "Example",
+    "Task",
+    "TrainingBatch",
+    "batches",
+    "make_examples",
+    "static_of",
+    "stratified_split",
+    "stratum",
+    "with_other_static",
+]
 
 NO_TARGET = -100  # of a padded step, and of one without a label: `cross_entropy`'s `ignore_index`
 POOL_BATCHES = 8  # batches cut from one group of sequences sorted by length: more saves padding, fewer is more random
@@ -64,7 +76,7 @@ def make_examples(records: Iterable[Record], spec: Spec) -> list[Example]:
         steps, target = torch.from_numpy(record.steps), _target(record, spec)
         parts = [slice(longest)]
         if spec.input.long == "window":
-            parts = [slice(start, start + len(part)) for start, part in windows(record.steps, longest)]
+            parts = [slice(start, start + len(part)) for start, part in answers.windows(record.steps, longest)]
         elif spec.input.long == "tail":
             parts = [slice(-longest, None)]
         per_step = spec.output.task == "per-step"

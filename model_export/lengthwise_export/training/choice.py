@@ -19,11 +19,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.training import rocket
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.record_checks import Record
 from lengthwise_export.training.scores import EvaluationScores
 from lengthwise_export.training.train import TrainingResult
 

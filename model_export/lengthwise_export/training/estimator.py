@@ -21,15 +21,20 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from lengthwise.datasets.arrays import items
-from lengthwise.datasets.estimator_input import estimator_sequences
-from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding
-from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
-from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+from lengthwise.exporter_api.data import (
+    ADVICE_ON_TAILS,
+    InputSequences,
+    Layout,
+    Padding,
+    estimator_sequences,
+    is_tail,
+    items,
+)
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import answer_in_batches
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE
+from lengthwise_export.errors import ConfigurationError, InvalidSequences, Problem
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, training_api
 from lengthwise_export.training.labels import in_order

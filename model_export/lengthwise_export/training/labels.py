@@ -18,12 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from lengthwise.datasets.column_roles import is_named_as, listed
-from lengthwise.datasets.input_sequences import InputSequences, log
-from lengthwise.datasets.long_table import ids_of, labels_of
-from lengthwise.datasets.tables import columns_of, id_text, is_of
-from lengthwise.errors import InvalidSequences, Problem
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.data import (
+    InputSequences,
+    columns_of,
+    id_text,
+    ids_of,
+    input_sequences,
+    is_named_as,
+    is_of,
+    labels_of,
+    listed,
+)
+from lengthwise_export.errors import InvalidSequences, Problem, first_of
 
 
 def in_order(labels: Any, sequences: InputSequences, data: Any) -> Any:
@@ -63,7 +69,9 @@ def in_order(labels: Any, sequences: InputSequences, data: Any) -> Any:
     has_order = id_name is None and not type(data).__name__.endswith("GroupBy")  # as a list and a dict have
     is_explicit = keys == ids or has_order or isinstance(data, InputSequences)
     if not is_explicit and names != sorted(names, key=int if all(map(str.isdecimal, names)) else None):
-        log.warning("the labels are taken in the order in which the ids first stand in the table: %s", first_of(names))
+        input_sequences.log.warning(
+            "the labels are taken in the order in which the ids first stand in the table: %s", first_of(names)
+        )
     return values
 
 

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from lengthwise.commands.options import PYTHON_ONLY, Options
-from lengthwise.datasets.input_sequences import Layout, Padding
-from lengthwise.errors import ConfigurationError
-from lengthwise_export.options import StrPath
+from lengthwise.exporter_api.data import Layout, Padding
+from lengthwise_export.errors import ConfigurationError
+from lengthwise_export.options import PYTHON_ONLY, Options, StrPath
 
 ROCKET_OPTIONS: Final = frozenset({"seed", "class_weights", "calibration"})  # the others are for gradient descent
 

@@ -17,12 +17,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.datasets.tails import doubts
-from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.data import Record, doubts
 from lengthwise_export.architecture.model_spec import NARROW_CONV
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import ConfigurationError, first_of
 from lengthwise_export.training import choice, rocket
 from lengthwise_export.training.batches import make_examples, stratified_split, stratum
 from lengthwise_export.training.choice import DataFacts, Plan

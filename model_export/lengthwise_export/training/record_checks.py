@@ -11,14 +11,30 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets import arrays
-from lengthwise.datasets.dataset import BadRecord, Record, valid_records
-from lengthwise.datasets.input_sequences import InputSequence
-from lengthwise.datasets.record_fields import label_mismatch, unknown_labels
-from lengthwise.decoding.calls import ADVICE_ON_TAILS, first_fault, is_tail
-from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import counted
+from lengthwise.exporter_api.data import (
+    ADVICE_ON_TAILS,
+    BadRecord,
+    InputSequence,
+    Record,
+    arrays,
+    first_fault,
+    is_tail,
+    label_mismatch,
+    unknown_labels,
+    valid_records,
+)
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import ConfigurationError, counted
+
+__all__ = [
+    "Record",
+    "allow_open_missing",
+    "check",
+    "fitting_records",
+    "missing_is_open",
+    "static_values_of",
+    "why_unfit",
+]
 
 
 def check(record: Record, spec: Spec) -> None:

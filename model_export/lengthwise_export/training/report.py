@@ -13,16 +13,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from lengthwise.reports import notebook
-from lengthwise.reports.templates import render
+from lengthwise.exporter_api.reports import as_text, notebook, render
 from lengthwise_export.architecture.spec import as_toml
 from lengthwise_export.training.options import ROCKET_OPTIONS
 
 if TYPE_CHECKING:
-    from lengthwise.datasets.dataset import Record
     from lengthwise_export.training.choice import Plan
+    from lengthwise_export.training.record_checks import Record
     from lengthwise_export.training.scores import EvaluationScores
     from lengthwise_export.training.train import TrainingResult
+__all__ = ["FIGURES", "METRICS_FILE", "SPLITS", "RunReport", "as_text", "notebook", "page", "splits_of"]
 
 METRICS_FILE: Final = "metrics.json"
 SPLITS: Final = ("training", "validation", "left_out", "test")  # of a report, the most meaningful last

@@ -22,14 +22,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime import fixed_kernels
 from lengthwise_export.architecture import rocket, temperature
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
+from lengthwise_export.architecture.rocket import fixed_kernels
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.training.batches import Example, make_examples, static_of
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.record_checks import Record
 from lengthwise_export.training.scores import ScoredAnswer, scores
 from lengthwise_export.training.train import TrainingResult
 

@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from lengthwise.runtime import fixed_kernels
-from lengthwise.runtime.manifest import Task
 from lengthwise_export.architecture.layers import ROWS_TOGETHER, answer_in_batches
+from lengthwise_export.architecture.rocket import fixed_kernels
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import BuiltInModel
-from lengthwise_export.training.batches import NO_TARGET, Example, static_of
+from lengthwise_export.training.batches import NO_TARGET, Example, Task, static_of
 
 BINS: Final = 10  # of equal width, of the reliability diagram
 LENGTH_PARTS: Final = 4

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.layers import MOST_SLICES
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import BuiltInModel
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.training.batches import Example
 from lengthwise_export.training.scores import EvaluationScores, evaluate
 

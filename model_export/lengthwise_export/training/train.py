@@ -22,12 +22,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import checkpoint, temperature, trained
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.errors import CheckpointError
+from lengthwise_export.errors import CheckpointError, ConfigurationError
 from lengthwise_export.training import scores
 from lengthwise_export.training.batches import (
     Example,
@@ -38,6 +36,7 @@ from lengthwise_export.training.batches import (
     with_other_static,
 )
 from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.record_checks import Record
 
 WARM_UP: Final = 0.1  # share of the training during which the learning rate rises
 AVERAGE: Final = 0.99  # decay of the running average of the weights, which is the result

@@ -15,20 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, cast, overload
 
-from lengthwise.commands.options import keywords
-from lengthwise.datasets.dataset import Record
-from lengthwise.datasets.input_sequences import InputSequences, Layout
-from lengthwise.datasets.tables import columns_of
-from lengthwise.errors import ConfigurationError, InvalidSequences
-from lengthwise.reports.notebook import as_text
+from lengthwise.exporter_api.data import InputSequences, Layout, Record, columns_of
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import WEIGHTS_FILE, refuse_to_overwrite
-from lengthwise_export.options import Notice
+from lengthwise_export.errors import ConfigurationError, InvalidSequences
+from lengthwise_export.options import Notice, keywords
 from lengthwise_export.tracing.process_wide import torch_as_before
 from lengthwise_export.training import arrays, session
 from lengthwise_export.training.options import TrainCallOptions
 from lengthwise_export.training.record_checks import allow_open_missing
-from lengthwise_export.training.report import RunReport, splits_of
+from lengthwise_export.training.report import RunReport, as_text, splits_of
 from lengthwise_export.training.session import ProgressTarget
 
 if TYPE_CHECKING:

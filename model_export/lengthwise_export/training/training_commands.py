@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lengthwise.commands.command import Command, show_json
-from lengthwise.commands.data_options import DataOptions
-from lengthwise.commands.options import flags
+from lengthwise.exporter_api.commands import Command, DataOptions, flags, show_json
 from lengthwise_export.tracing.imports import collect_rarely
 from lengthwise_export.training.options import TrainOptions, options_of_layers
 

@@ -14,10 +14,9 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from lengthwise import settings
 from lengthwise.errors import LengthwiseError, ModelError, missing_extra
 
-REMOVED: Final = {
+_REMOVED: Final = {
     ("bench", "--replay"): "records are a data file: --data FILE",
     ("bench", "--seed"): "each load is the same, every time",
     ("bench", "--format"): "requests are JSON",
@@ -40,8 +39,8 @@ REMOVED: Final = {
     ("export", "--rewrite"): "export rewrites a model of your own by itself, where each batch then gives the same bits",
     ("export", "--seed"): "in Python: export(..., seed=...)",
     ("check", "--verbose"): "the report has a row for each kind of trial, --json has all trials",
-    **{("serve", settings.flag(name)): now for name, now in settings.REMOVED.items()},
-}  # what to use in the place of an option that a command had once, by command and option
+}
+"""What to use in the place of an option that a command had once, by command and option; `serve` has its own."""
 OF_SERVE: Final = {"--cache": "variable LENGTHWISE_CACHE", "--offline": "variable LENGTHWISE_OFFLINE"}
 """Options of `serve` that other commands have as variables only."""
 _NO_THREAD: Final = ("can't start new thread", "cannot join thread before it is started")  # what Python says
@@ -49,6 +48,13 @@ _NO_THREAD: Final = ("can't start new thread", "cannot join thread before it is 
 BAD = 1  # what was checked is bad
 NOT_CHECKED = 2
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+
+
+def removed_options() -> dict[tuple[str, str], str]:
+    """What to use in the place of an option that a command had once, by command and option."""
+    from lengthwise import settings  # other commands, and options in Python, start without it
+
+    return _REMOVED | {("serve", settings.flag(name)): now for name, now in settings.REMOVED.items()}
 
 
 class Ended(SystemExit):
@@ -69,7 +75,7 @@ class Command(click.Command):
         try:
             return super().parse_args(context, args)
         except click.NoSuchOption as error:
-            if (replacement := REMOVED.get((str(self.name), error.option_name))) is not None:
+            if (replacement := removed_options().get((str(self.name), error.option_name))) is not None:
                 context.fail(f"The option {error.option_name} is gone; {replacement}")
             if error.option_name in OF_SERVE:
                 context.fail(

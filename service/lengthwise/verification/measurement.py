@@ -27,7 +27,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import LENGTHS, PaddedBatch, RowInput, batches, pad, rounded_width, step_mask, steps_of
+from lengthwise.padding import (
+    LENGTHS,
+    BatchLogits,
+    PaddedBatch,
+    RowInput,
+    batches,
+    pad,
+    rounded_width,
+    step_mask,
+    steps_of,
+)
 from lengthwise.runtime.answers import by_row
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.session import Session
@@ -45,9 +55,6 @@ from lengthwise.verification.random_sequences import (
     scale_of,
 )
 from lengthwise.wrong_values import counted
-
-BatchLogits = NDArray[np.float32]
-"""Logits of a padded batch: `[rows, classes]`, or `[rows, width, classes]` of a per-step model."""
 
 Reference = Callable[[PaddedBatch], BatchLogits]
 """Computes the logits of the model that a graph was made from."""
