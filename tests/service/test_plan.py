@@ -106,7 +106,7 @@ def test_a_batch_keeps_the_limits_unless_it_is_one_sequence(
     pool, _ = pool_of(waiting)
     while pool:
         if busy:
-            pool.run([])  # as many have come since as it took: none
+            pool.take_planned([])  # as many have come since as it took: none
         chosen = plan(pool, cost, limits, now=0.0)
         rows, width = len(chosen), max(one.width for one in chosen)
         if rows > 1:

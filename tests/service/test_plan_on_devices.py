@@ -195,7 +195,7 @@ def test_a_class_ends_where_it_did_only_while_it_is_nearly_full_so(moved: int, s
         for place in range(400):
             pool.add(WaitingSequence(2 * (place % 200 + 1)))
         pool.class_tops = earlier
-        pool.run([])  # as many have come since as it took: none
+        pool.take_planned([])  # as many have come since as it took: none
         plan(pool, cost, BatchLimits(rows=64), 0.0)
         return [*pool.class_tops]
 
@@ -300,7 +300,7 @@ def test_a_queue_is_refilled_once_half_as_many_have_come_as_the_last_plan_took()
     for waiting in waits:
         pool.add(waiting)
     assert not pool.refilled  # nothing was planned yet
-    pool.run(waits[:4])
+    pool.take_planned(waits[:4])
     pool.add(WaitingSequence(4))
     assert not pool.refilled
     pool.add(WaitingSequence(4))
@@ -312,7 +312,7 @@ def test_a_class_runs_when_its_first_is_the_most_urgent_and_takes_its_most_urgen
     narrow, wide = ([WaitingSequence(width) for _ in range(40)] for width in (4, 400))
     for pair in zip(wide, narrow, strict=True):
         list(map(pool.add, pair))
-    pool.run([])  # as many have come since as it took: none
+    pool.take_planned([])  # as many have come since as it took: none
     batches = [plan(pool, cost, BatchLimits(rows=8), 0.0) for _ in range(2)]
     assert [sorted(one.urgency for one in batch) for batch in batches] == [
         [one.urgency for one in wide[:8]],
@@ -335,8 +335,8 @@ def two_classes(
 def test_the_rows_that_a_class_leaves_in_its_batch_are_for_narrower_ones(narrow: int):
     pool, cost = two_classes(1.0, 100.0, narrow=narrow)
     wide_ones, narrow_ones = list(pool)[::2], list(pool)[1::2]
-    pool.run(wide_ones[4:])
-    pool.run([])  # as many have come since as it took: none
+    pool.take_planned(wide_ones[4:])
+    pool.take_planned([])  # as many have come since as it took: none
     assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [*wide_ones[:4], *narrow_ones[:4]]
 
 
@@ -346,7 +346,7 @@ def test_the_narrowest_class_joins_the_next_if_its_batches_are_near_empty(waitin
     pool, cost = PendingSequences(), CostTable([1, 8], [4, 200, 400], np.array([[1.0, 50.0, 100.0]] * 2))
     for place in range(waiting):
         pool.add(WaitingSequence(4 if place % 20 == 0 else (200, 400)[place % 2]))
-    pool.run([])  # as many have come since as it took: none
+    pool.take_planned([])  # as many have come since as it took: none
     first, *rest = plan(pool, cost, BatchLimits(rows=8), 0.0)
     assert first.width == 4
     assert others <= {one.width for one in rest} <= others | {4}
@@ -357,8 +357,8 @@ def test_a_class_with_too_few_runs_with_the_next_wider_one_if_more_are_answered_
     """One in a second, or eight in two; eight in a hundred are no more."""
     pool, cost = two_classes(1.0, wide_seconds, 200)
     first, *others = list(pool)[1::2]  # narrow ones
-    pool.run([next(iter(pool)), *others])
-    pool.run([])
+    pool.take_planned([next(iter(pool)), *others])
+    pool.take_planned([])
     batch = plan(pool, cost, BatchLimits(rows=8), 0.0)
     assert batch[0] is first
     assert [one.width for one in batch[1:]] == [400] * (rows - 1)
@@ -375,7 +375,7 @@ def test_nine_of_which_eight_fit_into_a_batch_run_in_equal_ones_where_that_is_so
     pool, cost = PendingSequences(), CostTable([*range(1, 9)], [4], np.array(times)[:, None])
     for _ in range(9):
         pool.add(WaitingSequence(4))
-    pool.run([])
+    pool.take_planned([])
     assert len(plan(pool, cost, BatchLimits(rows=8), 0.0)) == rows
 
 
@@ -386,9 +386,9 @@ def test_rows_that_are_left_in_a_wide_batch_are_for_the_narrow():
         list(map(pool.add, pair))
     for one in wide[:36]:
         pool.remove(one)
-    pool.run([])
+    pool.take_planned([])
     plan(pool, cost, BatchLimits(rows=8), 0.0)  # narrow ones, which are the most urgent
-    pool.run(narrow[8:36])
+    pool.take_planned(narrow[8:36])
     assert sorted(one.width for one in plan(pool, cost, BatchLimits(rows=8), 0.0)) == [*[4] * 4, *[400] * 4]
 
 
@@ -397,7 +397,7 @@ def test_one_that_a_wider_batch_than_the_most_urgent_would_make_late_goes_before
     hurried = WaitingSequence(400, deadline=3.5)  # after a batch of 2 seconds its own would end too late
     for one in (WaitingSequence(4), *(WaitingSequence(400) for _ in range(20)), hurried):
         pool.add(one)
-    pool.run([])
+    pool.take_planned([])
     assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)
 
 
@@ -422,7 +422,7 @@ def test_a_class_is_cut_where_its_widest_would_make_the_anchor_late():
     anchor, narrow = WaitingSequence(8, deadline=30.0), [WaitingSequence(8) for _ in range(7)]
     for one in (anchor, *narrow, *(WaitingSequence(200) for _ in range(4))):
         pool.add(one)
-    pool.run([])
+    pool.take_planned([])
     assert plan(pool, cost, BatchLimits(rows=8), 0.0) == [anchor, *narrow]
 
 
@@ -431,7 +431,7 @@ def test_one_that_is_late_whatever_runs_hides_none_that_can_still_be_in_time():
     late, hurried = WaitingSequence(400, deadline=1.5), WaitingSequence(400, deadline=3.5)
     for one in (*(WaitingSequence(4) for _ in range(20)), late, hurried):
         pool.add(one)
-    pool.run([])
+    pool.take_planned([])
     assert hurried in plan(pool, cost, BatchLimits(rows=8), 0.0)
 
 
@@ -440,7 +440,7 @@ def test_of_two_batches_the_one_runs_first_that_makes_fewer_late():
     others, hurried = [WaitingSequence(400, deadline=2.5) for _ in range(8)], WaitingSequence(4, deadline=1.5)
     for one in (*others, hurried):
         pool.add(one)
-    pool.run([])
+    pool.take_planned([])
     assert plan(pool, cost, BatchLimits(rows=8), 0.0) == others
 
 

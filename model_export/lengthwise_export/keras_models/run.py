@@ -306,7 +306,7 @@ class KerasRun:
     def fill(self, values: Tensor, replacement: Tensor | float, mask: Tensor) -> Tensor:
         """Writes `replacement` into values `[rows, width, features]` at padding; returns the result as a new tensor.
 
-        `unfilled` returns the values again, if it gets that tensor. `mask` is that of the lengths.
+        The values are kept for `unfilled`, which finds them by that tensor. `mask` is that of the lengths.
         """
         filled = torch.where(mask.unsqueeze(-1), values, replacement)
         self._unfilled[id(filled)] = (filled, values)

@@ -101,7 +101,7 @@ def _streaming(
     if names.clipped is not None:
         further.append(_clipped(answering, model, names.clipped))
     replace_nodes(model, answering, further)
-    used = _without_unused_states(model, answers)
+    used = _drop_unused_states(model, answers)
     onnx.checker.check_model(model)
     streaming = described([state for state in states if state.name in used])
     return model, streaming.model_copy(update={"look_ahead_steps": look_ahead})
@@ -240,8 +240,11 @@ def _declared(name: str, state: StreamState) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, ["rows", *state.shape])
 
 
-def _without_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str]:
-    """Removes the states from a graph that no answer depends on, in place; returns the names of the others."""
+def _drop_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str]:
+    """Removes from a graph, in place, the states that no answer depends on; returns the names of the states left.
+
+    One state is always left, as a stream needs one.
+    """
     inputs = {value.name for value in model.graph.input}
     states = {value.name.removesuffix(NEXT) for value in model.graph.output if value.name not in answers} & inputs
     kept: set[str] = set()
@@ -251,7 +254,7 @@ def _without_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str
         if needed <= kept:
             break
         kept |= needed
-    kept = kept or {min(states)}  # a model of single steps needs none
+    kept = kept or {min(states)}  # each step is answered alone: no answer depends on a state
     dropped = states - kept
     refill(model.graph.input, [value for value in model.graph.input if value.name not in dropped])
     refill(

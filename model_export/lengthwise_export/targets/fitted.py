@@ -80,16 +80,16 @@ def padded(steps: Tensor, lengths: Tensor, width: int) -> Tensor:
         lengths: `[rows]`.
         width: The number of steps of the result.
     """
-    places, ends = torch.arange(width), lengths[:, None]
-    is_valid = _beside(places < ends, steps)
-    return torch.where(is_valid, _taken(steps, torch.minimum(places, ends - 1)), torch.zeros((), dtype=steps.dtype))
+    indices, ends = torch.arange(width), lengths[:, None]
+    is_valid = _like_steps(indices < ends, steps)
+    return torch.where(is_valid, _steps_at(steps, torch.minimum(indices, ends - 1)), torch.zeros((), dtype=steps.dtype))
 
 
 def resampled(steps: Tensor, lengths: Tensor, width: int) -> Tensor:
     """The valid steps of each sequence, interpolated linearly to `width` steps.
 
     The formula is that of `F.interpolate(mode="linear", align_corners=False)` for each sequence alone: step i lies at
-    (i + 0.5) * length / width - 0.5. As in torch, the quotient is rounded to float32, and then only the place.
+    (i + 0.5) * length / width - 0.5. As in torch, the quotient is rounded to float32, and then only the position.
 
     Args:
         steps: `[rows, any width, features]`.
@@ -97,20 +97,21 @@ def resampled(steps: Tensor, lengths: Tensor, width: int) -> Tensor:
         width: The number of steps of the result.
     """
     scale, last = lengths[:, None].float() / width, lengths[:, None] - 1
-    places = ((torch.arange(width) + 0.5).double() * scale.double() - 0.5).float().clamp(min=0.0)  # [rows, width]
-    before = torch.minimum(places.long(), last)
-    share = _beside((places - before).clamp(max=1.0), steps)
-    first, second = _taken(steps, before), _taken(steps, torch.minimum(before + 1, last))
-    is_copy = _beside(lengths[:, None] == width, steps)  # as in torch: then the next step is not read, which may be NaN
+    positions = ((torch.arange(width) + 0.5).double() * scale.double() - 0.5).float().clamp(min=0.0)  # [rows, width]
+    before = torch.minimum(positions.long(), last)
+    share = _like_steps((positions - before).clamp(max=1.0), steps)
+    first, second = _steps_at(steps, before), _steps_at(steps, torch.minimum(before + 1, last))
+    # As in torch: a sequence of this width is copied, and a next step that is NaN is not read
+    is_copy = _like_steps(lengths[:, None] == width, steps)
     return torch.where(is_copy, first, first * (1.0 - share) + second * share)
 
 
-def _taken(steps: Tensor, places: Tensor) -> Tensor:
-    """The steps at these places of each row, `[rows, places]`."""
-    places = _beside(places, steps)
-    return steps.gather(1, places.expand(-1, -1, *steps.shape[2:]))
+def _steps_at(steps: Tensor, indices: Tensor) -> Tensor:
+    """The steps at these indices of each row, `[rows, width]`: `[rows, width, features]`, or token ids."""
+    indices = _like_steps(indices, steps)
+    return steps.gather(1, indices.expand(-1, -1, *steps.shape[2:]))
 
 
-def _beside(values: Tensor, steps: Tensor) -> Tensor:
-    """Values of each step, `[rows, width]`, with an axis of features if the steps have one."""
+def _like_steps(values: Tensor, steps: Tensor) -> Tensor:
+    """Values `[rows, width]` as `[rows, width, 1]`, if the steps have an axis of features; else unchanged."""
     return values.unsqueeze(2) if steps.dim() > 2 else values

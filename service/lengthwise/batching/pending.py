@@ -185,8 +185,8 @@ class PendingSequences:
             if len(order) > entry_limit:
                 order.compact(self._waiting, len(batch))
 
-    def run(self, batch: Sequence[WaitingSequence]) -> None:
-        """Removes the sequences of a planned batch, and lets `refilled` count the arrivals from now on."""
+    def take_planned(self, batch: Sequence[WaitingSequence]) -> None:
+        """Removes the sequences of a planned batch; `refilled` is false until half as many have arrived since."""
         self.take(batch)
         self._refilled_at = self._arrivals + (len(batch) + 1) // 2
 

@@ -65,7 +65,7 @@ def plan(pending: PendingSequences, cost: CostTable, limits: BatchLimits, now: f
             if _count_in_time(chosen, later, cost, now) < _count_in_time(later, chosen, cost, now):
                 chosen = later
         pending.work += cost.seconds_of(len(chosen), max(map(WIDTH, chosen)), sum(map(WIDTH, chosen)))
-    pending.run(chosen)
+    pending.take_planned(chosen)
     pending.left_out = pending.left_out + 1 if urgent in pending else 0
     return chosen
 

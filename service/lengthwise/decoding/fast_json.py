@@ -309,8 +309,8 @@ def _checked_steps(body: bytes, item: _CheckedItem, features: int | None) -> Che
     def value(size: int, start: int, end: int) -> Any:
         """Parses the wrong step of `size` values in `body[start:end]`.
 
-        If it is longer than `_LONGEST_STEP`, messages need its type and size only: then it is a value like it, empty or
-        of zeros.
+        Of one longer than `_LONGEST_STEP` a message shows only the type and the size, so it is not parsed: a value of
+        this type and size stands for it, empty or of zeros.
         """
         if end - start > _LONGEST_STEP:
             if body[start] in _EMPTY:

@@ -284,10 +284,11 @@ class Manifest(ManifestTable):
 
     @cached_property
     def state_digest(self) -> bytes:
-        """What the texts of its states name the version by, 16 bytes: equal of versions with equal graphs and names.
+        """By what the texts of states name this version: 16 bytes, equal for equal graphs, weights and names.
 
-        They are the first of the graph's digest; where the features have names, or other files hold weights, of a
-        digest of the graph's, the names, and the digests of these files.
+        They are the first bytes of a digest (SHA-256): that of the graph; or, where the features have names or weights
+        lie in files beside the graph, that of three things together: the graph's digest, the names, these files'
+        digests.
         """
         digest = bytes.fromhex(self.digests[GRAPH_FILE].removeprefix("sha256:"))
         weights = {name: self.digests[name] for name in sorted(self.digests) if name not in _BESIDE_WEIGHTS}

@@ -299,6 +299,7 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     if mender.attribute("count_include_pad", 0):
         around = {axis: (window.before, window.after) for axis, window in enumerate(windows, start=2)}
         masked, pads = mender.padded(masked, around), [0] * len(pads)
+    # The mask: a 1 for each element of the steps, 0 at the padding
     (one, _), ones = mender.align_axes([mender.emit_constant(np.ones((), np.float32)), masked])
     ones = ones.with_name(mender.emit("Expand", [one.name, mender.emit("Shape", [masked.name])]))
     mask = mender.masked(ones, masked.time_dims(), 0)

@@ -137,14 +137,14 @@ def _gathered_by_numbers(mender: Mender, value: DataTensor, axis: int, index: Kn
 def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataTensor) -> DataTensor:
     """The output of a Gather with an index that is data.
 
-    1. The value is a table that is the same for all rows: the node stays. A computed index gets 0 at the padding, where
+    1. The value has rows, the index an axis of rows: refused, since each row would pick from all of them.
+    2. The value has rows, the index added rows: each row picks its own steps, and a negative number counts from its own
+       end.
+    3. The value is a table that is the same for all rows: the node stays. A computed index gets 0 at the padding, where
        it may lie outside of the table.
-    2. The index has added rows, the value has rows: each row picks its own steps, and a negative number counts from its
-       own end.
-    3. The index has an axis of rows, the value has rows: refused, since each row would pick from all of them.
     """
     dim, size = mender.mixed_dim(value, axis)
-    # Case 3
+    # Case 1
     mender.refuse_if(
         value.rows_dim is not None and any(index_size.is_rows for index_size in index.dim_sizes),
         "picks steps of all rows in each row: gather along the steps",
@@ -156,7 +156,7 @@ def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataT
         mender.refuse_if(index.rank != 1, "picks by a table of indices that depend on the row")
         positions = _from_own_end(mender, index, size)
         return mender.take_per_row(value.because(positions.cause), axis, positions.name, index.groups[0][0])
-    # Case 1
+    # Case 3
     if index.rows_dim is not None and not index.is_steps:
         index = mender.masked(index, index.time_dims(), 0)
     has_added_rows = value.has_added_rows or index.has_added_rows

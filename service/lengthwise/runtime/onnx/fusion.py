@@ -336,16 +336,22 @@ class _Fusion(KnownSteps):
     # Products, and sums over the steps
 
     def _product(self, node: Node) -> Packed | None:
-        """A product with constant weights, or with the numbers of each row; or a sum over the steps."""
+        """A product of steps with constant weights, with the numbers of each row, or of two tensors of steps.
+
+        Axes are written as letters: r rows, s steps, f features.
+        """
         first, second = node.inputs
+        # 1. Two tensors of steps: their outer products, summed over the steps
         one, other = self._values.get(first), self._values.get(second)
         if isinstance(one, Packed) and isinstance(other, Packed):
             require((one.axes, other.axes) == ("rfs", "rsf") and 0 in (one.padding, other.padding))
             self._pooled(node, "OuterSum", [one.name, self._lengths, other.name], "rff")
             return None
+        # 2. Weights
         if isinstance(one, Packed) and self._are_weights(second):
             require(one.axes.endswith("f"))
             return Packed(one.axes, self._own("Dense", [one.name, self._lengths, second], _packed(node.outputs[0])))
+        # 3. Numbers of each row, behind the steps or before them
         name, rows, axes = (first, second, ("rsf", "rf1")) if one is not None else (second, first, ("rfs", "r1f"))
         steps = self._steps(name)
         require((steps.axes, self._axes_of_rows(rows)) == axes)
