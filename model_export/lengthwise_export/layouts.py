@@ -25,12 +25,11 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.exporter_api.contract import LENGTHS, PaddedBatch, Steps, pad, rounded_width, step_mask
+from lengthwise.exporter_api.contract import PaddedBatch, Steps, pad, rounded_width, step_mask
 from lengthwise_export.options import Packing, PaddingSide
 
 __all__ = [
     "LEFT",
-    "LENGTHS",
     "RIGHT",
     "ROLE_OF",
     "ArrangedSteps",

@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.exporter_api.contract import PaddedBatch, StepInput
 from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change, Geometry
-from lengthwise_export.layouts import Array, StepLayout
+from lengthwise_export.layouts import Array, PaddedBatch, StepLayout
+from lengthwise_export.onnx_graphs.beside import StepInput
 from lengthwise_export.tracing.source_lines import CodeLocation
 
 if TYPE_CHECKING:  # a graph does without torch

@@ -28,14 +28,13 @@ from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lengthwise.exporter_api.contract import PaddedBatch, StepInput
 from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
 from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError
-from lengthwise_export.layouts import Array, StepLayout
-from lengthwise_export.onnx_graphs.beside import completed
+from lengthwise_export.layouts import Array, PaddedBatch, StepLayout
+from lengthwise_export.onnx_graphs.beside import StepInput, completed
 from lengthwise_export.tracing.call_signature import CallSignature, Role, in_evaluation, without_fast_path
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import OutputSelector, outputs_by_name

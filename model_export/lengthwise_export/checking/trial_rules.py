@@ -25,8 +25,8 @@ from lengthwise_export.checking.recording import Operation, Subject
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Geometry, Pairing, Sampler
 from lengthwise_export.errors import RunError
-from lengthwise_export.layouts import LENGTHS, PaddedBatch, pad
-from lengthwise_export.onnx_graphs.beside import completed, names_beside, with_other_static
+from lengthwise_export.layouts import PaddedBatch, pad
+from lengthwise_export.onnx_graphs.beside import LENGTHS, completed, names_beside, with_other_static
 
 _BLOCKS: Final = (128, 64, 32, 16, 8)
 _OF_WINDOWS: Final = ("LW208", "LW402")  # of operators with a stride, for which multiples of it differ by themselves

@@ -20,14 +20,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lengthwise.exporter_api.contract import LENGTHS, PaddedBatch, SequenceInput, StepInput
 from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.keras_models.backend import import_keras
 from lengthwise_export.keras_models.recurrent import own_activation
 from lengthwise_export.keras_models.replaced import replaced_for
 from lengthwise_export.keras_models.run import KerasRun, KnownLayers, RunSequence
+from lengthwise_export.layouts import PaddedBatch
 from lengthwise_export.masks import step_mask
-from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, completed, is_static_name, safe_name, static_input
+from lengthwise_export.onnx_graphs.beside import (
+    LENGTHS,
+    MOST_SEQUENCES,
+    SequenceInput,
+    StepInput,
+    completed,
+    is_static_name,
+    safe_name,
+    static_input,
+)
 from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument, meaning_of
 from lengthwise_export.tracing.call_signature import CallSignature

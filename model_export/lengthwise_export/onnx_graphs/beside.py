@@ -24,6 +24,23 @@ from lengthwise.exporter_api.contract import LENGTHS, STATIC, PaddedBatch, Seque
 from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.options import TargetOptions
 
+__all__ = [
+    "LENGTHS",
+    "MOST_SEQUENCES",
+    "STATIC",
+    "SequenceInput",
+    "StaticInput",
+    "StepInput",
+    "alone",
+    "completed",
+    "is_static_name",
+    "names_beside",
+    "paired",
+    "safe_name",
+    "static_input",
+    "with_other_static",
+]
+
 MOST_SEQUENCES: Final = 4
 """A model may take up to so many sequences."""
 

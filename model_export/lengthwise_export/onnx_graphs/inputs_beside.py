@@ -16,9 +16,19 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lengthwise.exporter_api.contract import LENGTHS, STATIC, SequenceInput, StaticInput, StepInput
 from lengthwise_export.errors import ConfigurationError
-from lengthwise_export.onnx_graphs.beside import MOST_SEQUENCES, is_static_name, paired, safe_name, static_input
+from lengthwise_export.onnx_graphs.beside import (
+    LENGTHS,
+    MOST_SEQUENCES,
+    STATIC,
+    SequenceInput,
+    StaticInput,
+    StepInput,
+    is_static_name,
+    paired,
+    safe_name,
+    static_input,
+)
 from lengthwise_export.onnx_graphs.probing import GraphValue, listed
 from lengthwise_export.onnx_graphs.protos import NodeWriter, all_names, refill
 from lengthwise_export.options import TargetOptions

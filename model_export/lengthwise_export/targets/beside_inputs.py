@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lengthwise.exporter_api.contract import STATIC, PaddedBatch, SequenceInput, StaticInput, StepInput, pad
 from lengthwise_export.checking.limits import run_error
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import RunError
-from lengthwise_export.onnx_graphs.beside import completed, static_input
+from lengthwise_export.layouts import PaddedBatch, pad
+from lengthwise_export.onnx_graphs.beside import STATIC, SequenceInput, StaticInput, StepInput, completed, static_input
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.tracing.beside_arguments import StaticArgument
 

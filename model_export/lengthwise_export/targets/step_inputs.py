@@ -16,14 +16,14 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from lengthwise.exporter_api.contract import PaddedBatch, SequenceInput, StepInput, pad
 from lengthwise_export.checking.baseline import relative_difference
 from lengthwise_export.checking.limits import run_error, runs, why_it_raises, widths_at_which_it_runs
 from lengthwise_export.checking.recording import Subject
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ConfigurationError, RunError, UncheckableError
-from lengthwise_export.onnx_graphs.beside import completed
+from lengthwise_export.layouts import PaddedBatch, pad
+from lengthwise_export.onnx_graphs.beside import SequenceInput, StepInput, completed
 from lengthwise_export.options import BESIDE_HINT, TargetOptions
 from lengthwise_export.targets import beside_inputs
 from lengthwise_export.tracing.call_signature import part_instead

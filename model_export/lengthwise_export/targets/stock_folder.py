@@ -22,9 +22,9 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from lengthwise.exporter_api.contract import MANIFEST_FILE
 from lengthwise_export.errors import ConfigurationError, counted
 from lengthwise_export.options import TargetOptions
+from lengthwise_export.targets.target import MANIFEST_FILE
 
 CONFIG_FILE: Final = "config.json"
 _GRAPHS: Final = ("model.onnx", "onnx/model.onnx")  # as optimum names it, and as repositories of the hub have it

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import numpy as np
 
-from lengthwise.exporter_api.contract import BatchLogits, GraphNames, Manifest, PaddedBatch, StepInput, digest
+from lengthwise.exporter_api.contract import (
+    MANIFEST_FILE,
+    BatchLogits,
+    GraphNames,
+    Manifest,
+    PaddedBatch,
+    StepInput,
+    digest,
+)
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import UNTRAINED, TrainingRecord
 from lengthwise_export.checking.baseline import is_finite
@@ -31,6 +39,23 @@ if TYPE_CHECKING:
     from lengthwise_export.checking.states import CarriedStates
     from lengthwise_export.checking.trace_torch import TorchSubject
     from lengthwise_export.options import PaddingCut
+__all__ = [
+    "LARGE",
+    "MANIFEST_FILE",
+    "DirectoryTarget",
+    "GraphTarget",
+    "ModuleTarget",
+    "ScoreKind",
+    "SpecTarget",
+    "Target",
+    "TargetKind",
+    "TorchTarget",
+    "check_options_agree",
+    "labels_of",
+    "one_torch_thread",
+    "require_applicable",
+    "threads_of_check",
+]
 
 ScoreKind = Literal["logits", "probabilities"]
 

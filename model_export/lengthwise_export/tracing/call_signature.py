@@ -23,11 +23,10 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lengthwise.exporter_api.contract import LENGTHS, STATIC, PaddedBatch, StepInput
 from lengthwise_export.errors import ConfigurationError, UncheckableError
-from lengthwise_export.layouts import RIGHT, ROLE_OF, StepLayout, role_of
+from lengthwise_export.layouts import RIGHT, ROLE_OF, PaddedBatch, StepLayout, role_of
 from lengthwise_export.masks import step_mask
-from lengthwise_export.onnx_graphs.beside import completed
+from lengthwise_export.onnx_graphs.beside import LENGTHS, STATIC, StepInput, completed
 from lengthwise_export.options import BESIDE_HINT, Second
 from lengthwise_export.tracing.beside_arguments import (
     BesideParameters,

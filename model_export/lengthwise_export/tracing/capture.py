@@ -29,10 +29,10 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import rnn as packing
 from torch.nn.utils.rnn import PackedSequence
 
-from lengthwise.exporter_api.contract import STATIC, PaddedBatch, StepInput
 from lengthwise_export.errors import ExportError, TraceError
+from lengthwise_export.layouts import PaddedBatch
 from lengthwise_export.masks import step_mask
-from lengthwise_export.onnx_graphs.beside import completed
+from lengthwise_export.onnx_graphs.beside import STATIC, StepInput, completed
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, without_fast_path
 from lengthwise_export.tracing.dynamic_shapes import A_LIST, Branches, BranchRecorder, ListItem, OpenSizes, open_numbers
 from lengthwise_export.tracing.module_state import ModuleState
