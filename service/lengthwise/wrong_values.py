@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -101,6 +100,8 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
 
     `prefix` stands before the name.
     """
+    import difflib  # only a message needs it
+
     names = {known_name.lower().replace("-", "_"): known_name for known_name in known}
     matches = difflib.get_close_matches(name.lower().replace("-", "_"), names, n=1, cutoff=0.6)
     return f"; did you mean {prefix}{names[matches[0]]}?" if matches else ""

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import lengthwise_export
-from lengthwise_export.checking.causes import ArgumentNames, explain
-from lengthwise_export.checking.recording import Operation
+from lengthwise_export.checking.causes import explain
+from lengthwise_export.checking.recording import ArgumentNames, Operation
 from lengthwise_export.checking.trials import CHANGES
 from lengthwise_export.tracing.source_lines import CodeLocation
 

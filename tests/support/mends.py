@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from lengthwise.padding import PaddedBatch, step_mask
 from lengthwise.runtime.manifest import StepInput
-from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
-from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Recording
+from lengthwise_export.checking.recording import DEFAULT_NAMES, AlternativeCall, ArgumentNames, ModelOutput, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import RIGHT, StepLayout
 from lengthwise_export.mending.engine import MendedOperator

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from string import Template
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final
 
 from lengthwise_export.checking import rule
 from lengthwise_export.checking.masked_statement import (
@@ -22,44 +22,10 @@ from lengthwise_export.checking.masked_statement import (
     write_lengths,
     write_masked,
 )
+from lengthwise_export.checking.recording import DEFAULT_NAMES, ArgumentNames, Operation
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change, Geometry
 from lengthwise_export.layouts import RIGHT
-
-if TYPE_CHECKING:
-    from lengthwise_export.checking.recording import Operation
-
-SecondRole = Literal["lengths", "mask", "padding-mask"]  # As `Role` in `tracing.call_signature`
-
-
-@dataclass(frozen=True, slots=True)
-class ArgumentNames:
-    """The names of a module's arguments, for the code of a fix."""
-
-    width: str = "width"  # Code for the width, such as `x.size(1)`
-    lengths_or_mask: str = "lengths"  # The argument that tells which steps are valid
-    role: SecondRole = "lengths"  # Whether that holds lengths, or is a mask of valid steps or of padding
-    fix: str | None = None  # The fix of every leak, for a model of another framework; None: a fix for the operator
-    is_left_padded: bool = False  # Whether each sequence is at the end of its row
-
-    @property
-    def valid(self) -> str:
-        """Code for a mask `[rows, width]` that is true at valid steps."""
-        if self.role == "lengths":
-            steps, lengths = (
-                f"torch.arange({self.width}, device={self.lengths_or_mask}.device)",
-                f"{self.lengths_or_mask}[:, None]",
-            )
-            return f"{steps} >= {self.width} - {lengths}" if self.is_left_padded else f"{steps} < {lengths}"
-        return f"{self.lengths_or_mask}.bool()" if self.role == "mask" else f"~{self.lengths_or_mask}.bool()"
-
-    @property
-    def first(self) -> str:
-        """Code for the index `[rows]` of the first valid step of each row that is padded in front."""
-        return f"{self.width} - {self.lengths_or_mask}" if self.role == "lengths" else f"({self.valid}).int().argmax(1)"
-
-
-DEFAULT_NAMES: Final = ArgumentNames()  # used if the names in the module are not known
 
 _SOFTMAX: Final = re.compile(r"(log_?)?softm(ax|in)|.*attention.*", re.IGNORECASE)
 BY_PLACE: Final = re.compile("(Global)?MaxPool|Reduce(Max|Min)|Arg(Max|Min)|TopK")

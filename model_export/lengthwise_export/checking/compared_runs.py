@@ -21,8 +21,8 @@ from typing import Final
 import numpy as np
 
 from lengthwise_export.checking import axes, trials
-from lengthwise_export.checking.causes import BY_PLACE, ArgumentNames, explain, explain_nan
-from lengthwise_export.checking.recording import Operation, Recording, Subject, with_joined_loops
+from lengthwise_export.checking.causes import BY_PLACE, explain, explain_nan
+from lengthwise_export.checking.recording import ArgumentNames, Operation, Recording, Subject, with_joined_loops
 from lengthwise_export.checking.rule import Cause, rules
 from lengthwise_export.checking.trials import Change, CheckTrial, Geometry, Pairing, geometry
 from lengthwise_export.errors import RunError

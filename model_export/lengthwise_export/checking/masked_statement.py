@@ -27,8 +27,7 @@ from typing import TYPE_CHECKING, Final
 from lengthwise_export.checking.trials import Geometry
 
 if TYPE_CHECKING:
-    from lengthwise_export.checking.causes import ArgumentNames
-    from lengthwise_export.checking.recording import Operation
+    from lengthwise_export.checking.recording import ArgumentNames, Operation
 
 _FILLS: Final = {
     "zero": "0.0",

@@ -17,12 +17,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise_export.checking.causes import ArgumentNames
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change, Geometry
 from lengthwise_export.layouts import Array, PaddedBatch, StepLayout
@@ -31,6 +30,8 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 
 if TYPE_CHECKING:  # a graph does without torch
     from lengthwise_export.tracing.module_state import ModuleState
+
+SecondRole = Literal["lengths", "mask", "padding-mask"]  # As `Role` in `tracing.call_signature`
 
 Identity: TypeAlias = tuple[str, str, CodeLocation | None]
 
@@ -107,6 +108,36 @@ class ModelOutput:
         if attention is not None:
             attention = layout.restore(attention, batch, has_classes=False)
         return ModelOutput(layout.restore(self.logits, batch), attention)
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentNames:
+    """The names of a module's arguments, for the code of a fix."""
+
+    width: str = "width"  # Code for the width, such as `x.size(1)`
+    lengths_or_mask: str = "lengths"  # The argument that tells which steps are valid
+    role: SecondRole = "lengths"  # Whether that holds lengths, or is a mask of valid steps or of padding
+    fix: str | None = None  # The fix of every leak, for a model of another framework; None: a fix for the operator
+    is_left_padded: bool = False  # Whether each sequence is at the end of its row
+
+    @property
+    def valid(self) -> str:
+        """Code for a mask `[rows, width]` that is true at valid steps."""
+        if self.role == "lengths":
+            steps, lengths = (
+                f"torch.arange({self.width}, device={self.lengths_or_mask}.device)",
+                f"{self.lengths_or_mask}[:, None]",
+            )
+            return f"{steps} >= {self.width} - {lengths}" if self.is_left_padded else f"{steps} < {lengths}"
+        return f"{self.lengths_or_mask}.bool()" if self.role == "mask" else f"~{self.lengths_or_mask}.bool()"
+
+    @property
+    def first(self) -> str:
+        """Code for the index `[rows]` of the first valid step of each row that is padded in front."""
+        return f"{self.width} - {self.lengths_or_mask}" if self.role == "lengths" else f"({self.valid}).int().argmax(1)"
+
+
+DEFAULT_NAMES: Final = ArgumentNames()  # used if the names in the module are not known
 
 
 class Subject(Protocol):

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from lengthwise.exporter_api.contract import ULPS, PaddedBatch
-from lengthwise_export.checking.causes import DEFAULT_NAMES
-from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
+from lengthwise_export.checking.recording import DEFAULT_NAMES, AlternativeCall, ModelOutput, Operation, Recording
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs.beside import alone

@@ -28,8 +28,14 @@ from torch.nn.utils import rnn as packing
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lengthwise_export.checking.causes import DEFAULT_NAMES, ArgumentNames
-from lengthwise_export.checking.recording import AlternativeCall, ModelOutput, Operation, Recording
+from lengthwise_export.checking.recording import (
+    DEFAULT_NAMES,
+    AlternativeCall,
+    ArgumentNames,
+    ModelOutput,
+    Operation,
+    Recording,
+)
 from lengthwise_export.checking.rule import Cause
 from lengthwise_export.checking.trials import Change
 from lengthwise_export.errors import RunError

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal
 from numpy.typing import NDArray
 
 from lengthwise.exporter_api.contract import GraphNames, digest, pad
-from lengthwise_export.checking.causes import ArgumentNames
+from lengthwise_export.checking.recording import ArgumentNames
 from lengthwise_export.checking.trace_torch import TorchSubject
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import ConfigurationError, RunError
