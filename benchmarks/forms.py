@@ -9,6 +9,7 @@ brings the next one.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,9 +34,10 @@ from lengthwise.batching.cost import CostTable
 from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import plan
-from lengthwise.batching.queues import ARRIVAL_TURN_SECONDS, TURN_SECONDS
+from lengthwise.batching.queues import ARRIVAL_TURN_SECONDS, TURN_SECONDS, ModelQueue
 from lengthwise.commands.command import Command
 from lengthwise.padding import Steps, pad
+from lengthwise.telemetry.metrics import ModelMetrics
 
 PAGE = pages.RESULTS / "forms.md"
 BY_LENGTH = replace(
@@ -64,8 +66,10 @@ class _Asked(WaitingSequence):
 
 
 def _planned(cost: CostTable) -> Choose:
+    """As a server plans without limits of the operator."""
+    queue = ModelQueue("m/1", lambda batch, _: [None] * batch.rows, cost, ModelMetrics(), BatchLimits(by_table=True))
     turn_seconds = min(TURN_SECONDS / max(cost.padding_cost, 0.01), ARRIVAL_TURN_SECONDS)
-    return lambda pool: plan(pool, cost, BatchLimits(turn_seconds=turn_seconds), 0.0)
+    return lambda pool: plan(pool, cost, queue.limits_within(math.inf, turn_seconds), 0.0)
 
 
 def _by_arrival(cost: CostTable, rows: int) -> Choose:

@@ -201,7 +201,12 @@ class Settings(BaseSettings):
         None, ge=1, description="Limit of each model's memory arena on a GPU. Off by default."
     )
     max_batch_rows: int = Field(64, ge=1, le=4096, description="Most sequences in one batch.")
-    max_batch_cost_steps: int = Field(16_384, ge=1, description="Most padded steps (rows x width) in one batch.")
+    max_batch_cost_steps: int = Field(
+        16_384,
+        ge=1,
+        description="Most padded steps (rows x width) in one batch. Up to 4 times as many where padding is skipped, if "
+        "neither this nor max_batch_rows is set.",
+    )
     max_wait_ms: float = Field(
         0,
         ge=0,

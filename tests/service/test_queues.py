@@ -155,3 +155,13 @@ def test_a_turn_is_longest_in_order_of_arrival_and_short_for_several_models(by_a
     assert alone == (ARRIVAL_TURN_SECONDS if by_arrival else TURN_SECONDS)
     queues.append(other)
     assert queues.turn_seconds(made) == SHARED_TURN_SECONDS < alone
+
+
+@pytest.mark.parametrize(
+    ("padding_cost", "by_table", "steps"),
+    [(1.0, True, 16_384), (0.5, True, 32_768), (0.0, True, 65_536), (0.0, False, 16_384)],
+    ids=["computed", "half", "skipped", "of the operator"],
+)
+def test_where_padding_is_skipped_a_batch_may_have_more_of_it(padding_cost: float, by_table: bool, steps: int):
+    queue = model_queue(padding_cost=padding_cost, by_table=by_table)
+    assert queue.limits_within(1.0, 1.0).padded_steps == steps

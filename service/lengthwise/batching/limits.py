@@ -20,7 +20,9 @@ class BatchLimits:
     seconds: float = float("inf")  # longest predicted run
     turn_seconds: float = float("inf")  # the same for rows past `Column.enough_rows`: they gain little, others wait
     multiple: int = 1  # widths are rounded up to a multiple of it
-    by_table: bool = False  # whether a device's cost table lowers rows and steps (`buckets.lowered`)
+    by_table: bool = (
+        False  # not the operator's: a device's table lowers them (`buckets.lowered`), a processor's may raise steps
+    )
     share: float = 1.0  # by arrival: the part of the queue that one runner takes, if that is more than enough rows
 
     def most_rows(self, width: int) -> int:

@@ -27,6 +27,7 @@ log = logging.getLogger("lengthwise.queues")
 TURN_SECONDS: Final = 0.02  # see `BatchLimits.turn_seconds`
 # Where padding is skipped: what waits is served in the same order however it is cut, and each cut lengthens the tail.
 ARRIVAL_TURN_SECONDS: Final = 0.1
+MOST_SKIPPED: Final = 4  # times the padded steps of a batch where padding is skipped: its input array holds them still
 SHARED_TURN_SECONDS: Final = 0.002  # with several models: no run is interrupted for another
 _WAKE_UP_SECONDS: Final = 0.005  # how late a busy machine may wake a runner: a wait for more requests ends earlier
 FIRST_RUNS: Final = 4  # how many batches of a new model are run by runners before the event loop may run one
@@ -117,8 +118,19 @@ class ModelQueue:
         self.inline = InlineRule(steady)
 
     def limits_within(self, seconds: float, turn_seconds: float) -> BatchLimits:
-        """The queue's limits with at most these `seconds`, and these `turn_seconds` (see `BatchLimits`)."""
-        return replace(self.limits, seconds=min(seconds, self.limits.seconds), turn_seconds=turn_seconds)
+        """The queue's limits with at most these `seconds`, and these `turn_seconds` (see `BatchLimits`).
+
+        Without limits of the operator, a batch may have more padded steps where padding is skipped: a single long
+        sequence would cut it, and what is cut off waits for one batch more.
+        """
+        may_be_more = self.limits.by_table and self.buckets is None
+        more = 1 / max(self.cost.padding_cost, 1 / MOST_SKIPPED) if may_be_more else 1
+        return replace(
+            self.limits,
+            seconds=min(seconds, self.limits.seconds),
+            turn_seconds=turn_seconds,
+            padded_steps=int(self.limits.padded_steps * more),
+        )
 
     def width_of(self, length: int) -> int:
         """The width by which plans predict the cost of a sequence that arrived; buckets count it (`Buckets.width_of`).

@@ -40,20 +40,18 @@ def device_choice(settings: Settings) -> DeviceChoice:
 def batch_limits(settings: Settings, choice: DeviceChoice, runners: int) -> BatchLimits:
     """Returns the limits of one batch: those of the options.
 
-    On a device without such options, they are the largest limits, which each model's cost table then lowers.
+    Without such options each model's cost table has a say: on a device the limits are the largest, which it lowers; on
+    a processor it allows more padded steps where padding is skipped (`ModelQueue.limits_within`).
     """
     # `share` is the part of the queue that one batch may take: all of it with one runner, or if `max_wait_ms` gathers a
     # batch. Several runners leave sequences for each other, and for the runner that is free next.
     share = 1.0 if settings.max_wait_ms or runners == 1 else 1 / (runners + 1)
     limits = BatchLimits(settings.max_batch_rows, settings.max_batch_cost_steps, share=share)
-    if choice.provider.bound and not _BATCH_OPTIONS & settings.model_fields_set:
-        return replace(
-            limits,
-            rows=DEVICE_ROWS,
-            padded_steps=min(DEVICE_STEPS, settings.max_queue_cost_steps),
-            by_table=True,
-        )
-    return limits
+    if _BATCH_OPTIONS & settings.model_fields_set:
+        return limits
+    if choice.provider.bound:
+        limits = replace(limits, rows=DEVICE_ROWS, padded_steps=min(DEVICE_STEPS, settings.max_queue_cost_steps))
+    return replace(limits, by_table=True)
 
 
 def batcher_of(
