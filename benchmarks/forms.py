@@ -107,7 +107,7 @@ def _turn(graph: Graph, choose: Choose, connections: int, seconds: float) -> tup
 
 def line(title: str, turns: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
     """A line of the table: our own order, its ratios to each other one within a turn, and to the best of them."""
-    rounds = [*zip(*turns.values(), strict=True)]
+    rounds = [*zip(*(turns[order.name] for order in ORDERS), strict=True)]
     rates = median(own[0] / max(rate for rate, _ in others) for own, *others in rounds)
     tails = median(own[1] / min(tail for _, tail in others) for own, *others in rounds)
     return [*planning.line(title, turns), f"{rates:.2f}, {tails:.2f}"]
@@ -130,27 +130,32 @@ def cases(forms: Sequence[str], units: Sequence[int], connections: Sequence[int]
 @click.option("--connections", type=click.IntRange(1), multiple=True, default=(1, 8, 64, 256), show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=1.5, show_default=True, help="Of each turn.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of every order.")
+@click.option("--mosec", is_flag=True, help="Also over mosec, sorted by hand.")
 @click.option("--in-process", "without_servers", is_flag=True, help="In processor time, without servers.")
-@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, {PAGE} for one.")
+@click.option("--out", type=output.PagePath(dir_okay=False), help=f"Page to write, or to add to: {PAGE} for one.")
 def main(
     forms: Sequence[str],
     units: Sequence[int],
     connections: Sequence[int],
     seconds: float,
     rounds: int,
+    mosec: bool,
     without_servers: bool,
     out: Path | None,
 ) -> None:
     """Measures the service's order of batches beside others, on each form."""
     facts: dict[str, Any] = machine.facts()
-    over_http = partial(planning.measure, core=processes.first_core(), contenders=ORDERS)
+    if mosec and without_servers:
+        raise click.UsageError("mosec is a server: measure it without --in-process")
+    contenders = (*ORDERS, planning.SORTED_BY_HAND) if mosec else ORDERS
+    over_http = partial(planning.measure, core=processes.first_core(), contenders=contenders)
     turns_of = in_process if without_servers else over_http
-    lines = []
+    lines = planning.earlier_lines(out, facts) if out else []
     for case in cases(forms or [*FORMS], units, connections):
         lines.append(line(case.title, turns_of(case, seconds=seconds, rounds=rounds)))
         click.echo(" | ".join(lines[-1]), err=True)
     heads = ["form, units, lengths, connections", "requests/s", "p99 ms"]
-    heads += [*(f"over {each.title}" for each in ORDERS[1:]), "over the best of them"]
+    heads += [*(f"over {each.title}" for each in contenders[1:]), "over the best order"]
     where = "in process, in processor seconds" if without_servers else "one core"
     text = (
         f"`python -m benchmarks.forms`: {where}; medians of {rounds} turns of {seconds:g} s. Behind each other order: "
