@@ -2,6 +2,8 @@
 
 A model without a head answers with a vector. Its state is kept beside the vector, in the row of the customer: a nightly
 job sends the transactions of the day, whatever the customer's history was, and writes both in one transaction.
+
+    python examples/stream_customers.py models/customers/1 customers.sqlite  # a model of two values a transaction
 """
 
 from __future__ import annotations

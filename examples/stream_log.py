@@ -4,6 +4,8 @@ The log is a table of SQLite here, as a topic of Kafka is elsewhere: records in 
 and where its steps begin. A consumer that is stopped begins again from its last commit, so records come twice. Their
 steps count once, because the store knows how many a sensor's state has seen; and their answers stand once, because the
 row of an answer is named by its key and offset.
+
+    python examples/stream_log.py http://localhost:8000 readings.sqlite  # the last answer of each sensor
 """
 
 from __future__ import annotations
