@@ -383,6 +383,38 @@ def test_a_row_that_the_model_refuses_alone_is_no_neighbour(is_of_rows: bool) ->
     assert any("left out: neighbours of id 103" in note for note in report.notes) is is_of_rows
 
 
+@pytest.mark.parametrize("is_lower", [False, True])
+def test_a_row_with_nothing_but_a_hidden_id_may_not_read_its_padding(is_lower: bool) -> None:
+    class Attends(Tokens):
+        def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+            y, valid = self.table(ids), torch.arange(ids.size(1)) < lengths[:, None]
+            scores = (y @ y.mT).masked_fill(~(valid & (ids != 103))[:, None], -1e9)
+            if is_lower:  # than what hides the id, so that only steps of the sequence are left in such a row
+                scores = scores.masked_fill(~valid[:, None], torch.finfo(scores.dtype).min)
+            y = y + scores.softmax(-1) @ y
+            return self.head(torch.where(valid[..., None], y, 0.0).sum(1) / lengths[:, None])
+
+    model = Attends(None)
+    model.table = nn.Embedding(30_000, 6)
+    report = lengthwise_export.check(model, max_length=64)
+    assert report.verdict == ("sound" if is_lower else "leak")
+    assert failed(report) == (set() if is_lower else {"alone, all steps of id 103"})
+    assert [leak.code for leak in report.leaks] == ([] if is_lower else ["LW102"])
+
+
+def test_a_row_with_nothing_but_a_hidden_id_may_have_no_answer() -> None:
+    class Refuses(Tokens):
+        def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+            kept = (torch.arange(ids.size(1)) < lengths[:, None]) & (ids != 103)
+            if not kept.any(1).all():
+                raise ValueError("no step is left")
+            return super().forward(ids, lengths)
+
+    model = Refuses(lambda ids, valid: valid)
+    model.table = nn.Embedding(30_000, 6)
+    assert lengthwise_export.check(model, max_length=64).verdict == "sound"
+
+
 def test_a_padding_id_is_of_tokens_and_in_the_vocabulary() -> None:
     with pytest.raises(ConfigurationError, match="--pad-id is for models of tokens"):
         judged(Pooled(), pad_id=0)

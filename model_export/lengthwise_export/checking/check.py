@@ -194,6 +194,10 @@ class _Check:
             long = self.sampler.sequence(accepted.widest)
             self._try(baseline, trials.beside_the_longest(baseline.sequences, long))
             self._try_odd_batches(baseline, accepted.sizes, accepted.widest)
+            for trial, sequences, batch in trials.rows_of_ids(baseline.batch, numbers, self.sampler):
+                if self._is_answered(trial.batch):
+                    with suppress(RunError):
+                        self._try(self._baseline(sequences, batch), trial)
 
     def _exclude_other_reasons(
         self, baseline: Baseline, accepted: limits.WidthLimits, padding_id: ComparedId | None

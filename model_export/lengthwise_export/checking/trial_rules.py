@@ -302,13 +302,14 @@ def compared_ids(subject: Subject, base: PaddedBatch) -> Iterator[ComparedId]:
 def padding_id_of(
     subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], failed: Sequence[FailedTrial], tolerance: float
 ) -> ComparedId | None:
-    """The first of `ids` by which the model recognises padding; None if there is none, or no padding changed an answer.
+    """The first of `ids` by which the model recognises padding; None if there is none.
 
-    With this id as padding, all answers are the unbatched ones.
+    None also if no padding changed an answer of the baseline. With this id as padding, all answers are the unbatched
+    ones.
     """
-    if {failed_trial.trial.change for failed_trial in failed} <= _OF_OTHER_ROWS:
-        return None
     base, subject = baseline.batch, _with_any_padding(subject)
+    if {failed_trial.trial.change for failed_trial in failed if failed_trial.base is base} <= _OF_OTHER_ROWS:
+        return None
     for compared in ids:
         with suppress(RunError):
             filled = trials.with_padding_filled(base, np.int64(compared.number))

@@ -442,6 +442,27 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
         yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), all_rows)
 
 
+def rows_of_ids(
+    base: PaddedBatch, ids: Sequence[int], sampler: Sampler
+) -> Iterator[tuple[CheckTrial, list[Steps], PaddedBatch]]:
+    """Yields trials of a row that has one of `ids` at every valid step, alone, and the padded batch it was in before.
+
+    A model whose mask hides this id has nothing left of such a row, and may read its padding then. The other sequence
+    of the batch is the first of `base`; the padding is random. Each comes as (trial, sequences, batch).
+    """
+    first, second = (base.steps[row, : base.lengths[row]] for row in (0, 1))
+    for number in ids:
+        only = np.full_like(second, number)
+        sequences = [first, only]
+        padded = pad(sequences, width=base.width)
+        batch = with_padding_filled(padded, sampler.fill(padded.steps.shape, 1.0))
+        yield (
+            CheckTrial(f"alone, all steps of id {number}", "batch", pad([only], multiple=1), ((1, 0),)),
+            sequences,
+            batch,
+        )
+
+
 def with_padding_filled(batch: PaddedBatch, padding: Any) -> PaddedBatch:
     """The batch with other values in the padding: a number, or an array that broadcasts to the batch's steps."""
     valid = step_mask(batch.lengths, batch.width)
