@@ -2,10 +2,11 @@
 
     query, key, value ─> heads apart ─> MatMul ─> scale, mask ─> Softmax ─> MatMul ─> heads joined
 
-becomes `MultiHeadAttention` of com.microsoft, which reads `[rows, width, features]` and has the heads apart inside. The
-mask is added to the scores as the graph has it, so it hides what it hid: the operator's own mask of keys is a finite
-number, which large scores pass. If the graph writes a number over the scores of padding instead (`Where`), the mask
-adds the lowest number, and keys and values at padding are set to zero, so that no score there can be large.
+becomes `MultiHeadAttention` of com.microsoft, which reads `[rows, width, features]` and has the heads apart inside; or
+`Attention`, which has also the product inside that makes query, key and value side by side in its features. The mask is
+added to the scores as the graph has it, so it hides what it hid: the operator's own mask of keys is a finite number,
+which large scores pass. If the graph writes a number over the scores of padding instead (`Where`), the mask adds the
+lowest number, and keys and values at padding are set to zero, so that no score there can be large.
 
 The layout of query, key and value is followed back over the operators that only move numbers, to the value that a
 product made. How these operators move them is not computed: the usual order is assumed. So `runtime.opening` runs both
@@ -23,7 +24,8 @@ from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 from lengthwise.runtime.onnx.step_values import HIDDEN
 
 _DOMAIN: Final = "com.microsoft"
-_OPERATOR: Final = "MultiHeadAttention"
+_APART: Final = "MultiHeadAttention"  # reads query, key and value
+_OF_ONE: Final = "Attention"  # reads what they are made of, the weights of all three, and what is added
 _LOWEST: Final = -3.4028234663852886e38  # of float32; -inf would make NaN of a row all of whose keys are hidden
 _MOST: Final = 8  # nodes between the product and the softmax; each may have the product behind both of its inputs
 _SELECTING: Final = ("Gather", "Slice", "Split")
@@ -115,17 +117,12 @@ class _Attention(Pattern):
             key_order = _KEY_TURNED if scores.product.operator == "MatMul" else _HEADS_FIRST
             orders = (_HEADS_FIRST, key_order, _HEADS_FIRST)
             paths = [_Path(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
-        inputs = [self._input(path, part, steps_first) for part, path in enumerate(paths)]
-        if scores.valid:
-            # `[rows, keys, 1]`; of a mask of queries `[rows, 1, queries]`, with which no run succeeds
-            shape = self._emit("Concat", [self._integers(-1), self._emit("Shape", [scores.valid], start=-2)], axis=0)
-            valid = self._emit("Transpose", [self._emit("Reshape", [scores.valid, shape])], perm=_KEYS_FIRST)
-            inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
+        operator, inputs = self._inputs(paths, steps_first, scores.valid)
         require(paths[2].scale == 1)
         scale = scores.scale * paths[0].scale * paths[1].scale
         if scores.bias:
             inputs += ["", "", self._bias(scores.bias, heads, is_flat)]
-        attended = self._emit(_OPERATOR, inputs, num_heads=heads, scale=scale)
+        attended = self._emit(operator, inputs, num_heads=heads, scale=scale)
         # 3. The result, as the nodes behind read it
         if order == ():
             return last
@@ -140,7 +137,7 @@ class _Attention(Pattern):
     def _emit(self, operator: str, inputs: list[str], **attributes: AttributeValue) -> str:
         """Adds a new node; returns the name of its output."""
         name = f"attention/{len(self.graph.nodes)}/{len(self._new)}"
-        domain = _DOMAIN if operator == _OPERATOR else ""
+        domain = _DOMAIN if operator in (_APART, _OF_ONE) else ""
         self._new.append(Node(operator, inputs, [name], attributes, domain=domain))
         return name
 
@@ -255,6 +252,25 @@ class _Attention(Pattern):
             shape = self.maker(shape, "Concat").inputs[-1]
         return int(self.graph.constants.get(shape, (0,))[-1])
 
+    def _inputs(self, paths: list[_Path], steps_first: bool, valid: str) -> tuple[str, list[str]]:
+        """The operator for attention, and its inputs before the mask.
+
+        Args:
+            paths: Of query, key and value.
+            steps_first: Whether steps come first in what they are made from, if they have heads.
+            valid: A mask that is true at valid steps, if keys and values have to be zero at others; or empty.
+        """
+        if not valid and all(path.is_part and path.source == paths[0].source for path in paths):
+            with suppress(NotFound):
+                return _OF_ONE, self._product(paths[0].source, steps_first and bool(paths[0].head))
+        inputs = [self._input(path, part, steps_first) for part, path in enumerate(paths)]
+        if valid:
+            # `[rows, keys, 1]`; of a mask of queries `[rows, 1, queries]`, with which no run succeeds
+            shape = self._emit("Concat", [self._integers(-1), self._emit("Shape", [valid], start=-2)], axis=0)
+            valid = self._emit("Transpose", [self._emit("Reshape", [valid, shape])], perm=_KEYS_FIRST)
+            inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
+        return _APART, inputs
+
     def _input(self, path: _Path, part: int, steps_first: bool) -> str:
         """Query, key or value as `[rows, width, features]`: the source of its path, or the `part` of it."""
         name = self._rows_first(path.source) if steps_first and path.head else path.source
@@ -266,12 +282,23 @@ class _Attention(Pattern):
     def _rows_first(self, name: str) -> str:
         """A value `[width, rows, features]` with rows first: where a product made it, by one with rows first."""
         with suppress(NotFound):
-            add = self.maker(name, "Add")
-            product = self.maker(add.inputs[0], "MatMul")
-            turned = self.maker(product.inputs[0], "Transpose")
-            require(turned.attributes.get("perm") == _TURNED and product.inputs[1] in self.graph.tensors)
-            return self._emit("Add", [self._emit("MatMul", [turned.inputs[0], product.inputs[1]]), *add.inputs[1:]])
+            source, weights, added = self._product(name, steps_first=True)
+            return self._emit("Add", [self._emit("MatMul", [source, weights]), added])
         return self._emit("Transpose", [name], perm=_TURNED)
+
+    def _product(self, name: str, steps_first: bool) -> list[str]:
+        """What a value is made of by a product with weights: what that reads, with rows first, the weights, the bias.
+
+        `NotFound` if it is made otherwise; or, if `steps_first` says so, not of a value that had rows first before.
+        """
+        add = self.maker(name, "Add")
+        source, weights = self.maker(add.inputs[0], "MatMul").inputs
+        require(weights in self.graph.tensors and add.inputs[1] in self.graph.tensors)
+        if steps_first:
+            turned = self.maker(source, "Transpose")
+            require(turned.attributes.get("perm") == _TURNED)
+            source = turned.inputs[0]
+        return [source, weights, add.inputs[1]]
 
     def _joined(self, name: str, order: tuple[int, ...]) -> str:
         """A value with an axis of heads, `[rows, width, features]`; `order` brings its axes behind rows and width."""
