@@ -159,6 +159,19 @@ def test_parts_in_another_order_are_seen_in_the_answers():
     require_equal(own, plain, sequences)
 
 
+def test_parts_of_a_product_with_turned_weights_and_no_bias_are_found():
+    module = SelfAttention(-float("inf"))
+    module.qkv = nn.Linear(4, 24, bias=False)
+    target = targets.read(module, TargetOptions(features=4))
+    model = target.build("m", 18)
+    (weights,) = (tensor for tensor in model.graph.initializer if list(tensor.dims) == [4, 24])
+    turned = onnx.helper.make_node("Transpose", ["as_in_torch"], [weights.name], perm=[1, 0])
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights).T.copy(), "as_in_torch"))
+    model.graph.node.insert(0, turned)  # so are large weights of torch
+    manifest = Manifest(name="m", version=1, input=target.steps, labels=target.labels, graph=target.names)
+    assert Session(model.SerializeToString(), manifest).kernels == ATTENTION
+
+
 def test_a_sum_and_its_layer_norm_stay_two_nodes_on_the_cpu():
     class Residual(nn.Module):
         def __init__(self) -> None:

@@ -283,22 +283,34 @@ class _Attention(Pattern):
         """A value `[width, rows, features]` with rows first: where a product made it, by one with rows first."""
         with suppress(NotFound):
             source, weights, added = self._product(name, steps_first=True)
-            return self._emit("Add", [self._emit("MatMul", [source, weights]), added])
+            product = self._emit("MatMul", [source, weights])
+            return self._emit("Add", [product, added]) if added else product
         return self._emit("Transpose", [name], perm=_TURNED)
 
     def _product(self, name: str, steps_first: bool) -> list[str]:
         """What a value is made of by a product with weights: what that reads, with rows first, the weights, the bias.
 
-        `NotFound` if it is made otherwise; or, if `steps_first` says so, not of a value that had rows first before.
+        The bias may be empty. `NotFound` if it is made otherwise; or, if `steps_first` says so, not of a value that had
+        rows first before.
         """
-        add = self.maker(name, "Add")
-        source, weights = self.maker(add.inputs[0], "MatMul").inputs
-        require(weights in self.graph.tensors and add.inputs[1] in self.graph.tensors)
+        add, added = self.makers.get(name, Node()), ""
+        if add.operator == "Add":
+            name, added = add.inputs
+            require(added in self.graph.tensors)
+        source, weights = self.maker(name, "MatMul").inputs
+        require(self._shape(weights))
         if steps_first:
             turned = self.maker(source, "Transpose")
             require(turned.attributes.get("perm") == _TURNED)
             source = turned.inputs[0]
-        return [source, weights, add.inputs[1]]
+        return [source, weights, added]
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The shape of weights, which a Transpose may make of others; empty if it is not constant."""
+        maker = self.makers.get(name, Node())
+        if maker.operator == "Transpose":
+            return self._shape(maker.inputs[0])[::-1]
+        return self.graph.tensors[name].shape if name in self.graph.tensors else ()
 
     def _joined(self, name: str, order: tuple[int, ...]) -> str:
         """A value with an axis of heads, `[rows, width, features]`; `order` brings its axes behind rows and width."""
@@ -312,7 +324,7 @@ class _Attention(Pattern):
         """
         for path in paths:
             made = self.makers.get(path.source, Node())
-            shapes = [self.graph.tensors[name].shape for name in made.inputs[::-1] if name in self.graph.tensors]
+            shapes = [shape for name in made.inputs[::-1] if (shape := self._shape(name))]
             if shapes and path.head:
                 return shapes[0][-1] // (3 if path.is_part else 1) // path.head
             if shapes and made.operator in ("Add", "Einsum"):
