@@ -115,7 +115,7 @@ def test_a_curve_ends_where_the_model_does() -> None:
 
 @pytest.mark.parametrize("values", [(0.14, 0.13, 0.13), (0.99, 1.0, 0.2), (0.0, 0.0, 0.0), (0.0, 1.0, 0.5)])
 def test_a_picture_is_drawn_to_scale_within_its_frame(values: tuple[float, float, float]) -> None:
-    section = replace(FIX, curve=replace(CURVE, before=values, after=values)).as_section()
+    section = replace(FIX, curve=lambda: replace(CURVE, before=values, after=values)).as_section()
     for points in re.findall(r'<polyline points="([^"]+)"', section):
         heights = [float(point.split(",")[1]) for point in points.split()]
         assert all(20 <= height <= 216 for height in heights)

@@ -120,7 +120,7 @@ PROOF = MendProof(
 )
 CURVE = PaddingCurve(40, (0.0, 1.0, 2.0), (0.9, 0.6, 0.3), (0.9, 0.9, 0.9))
 FIX = FixProposal(
-    True, "2 operators changed, and the proof holds", changes=CHANGES, proof=PROOF, verdict="sound", curve=CURVE
+    True, "2 operators changed, and the proof holds", changes=CHANGES, proof=PROOF, verdict="sound", curve=lambda: CURVE
 )
 REFUSED = FixProposal(False, "the width is <fixed> at 32", "head: Gemm", CHANGES[0].location)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -41,8 +41,9 @@ class FixProposal:
     min_length: int = 1  # The shortest sequence that the mended model accepts, in steps
     proof: MendProof | None = None  # The comparison with the original alone; None if none ran
     verdict: Verdict | None = None  # The verdict of the check of the mended graph; None if none ran
-    # The answer to one sequence against padding, before and after; None if it cannot be drawn
-    curve: PaddingCurve | None = None
+    # Draws the answer to one sequence against padding, before and after: only a page shows it, and both models run a
+    # hundred times for it. None if it cannot be drawn
+    curve: Callable[[], PaddingCurve | None] = lambda: None
     # The original leaves out a step if all its values are one of these numbers (Masking, mask_zero)
     hiding: tuple[float, ...] = ()
 
@@ -122,7 +123,8 @@ class FixProposal:
 
     def as_section(self) -> Markup:
         """The section of the HTML page: what the mend changes, the proof, and the answer against padding."""
-        return render(_TEMPLATE, fix=self, title=_title, unified=unified, scaled=_axes_of_chart, candidates=CANDIDATES)
+        chart = {"curve": self.curve(), "scaled": _axes_of_chart, "candidates": CANDIDATES}
+        return render(_TEMPLATE, fix=self, title=_title, unified=unified, **chart)
 
     def summary(self) -> str:
         """The mend of an export as a line: how many operators, and the proof."""

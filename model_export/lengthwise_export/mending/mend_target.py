@@ -8,6 +8,7 @@ A *target* is what a command was given: a module of torch, a Keras file, an ONNX
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -175,16 +176,15 @@ def _proved(
     if error is not None:
         what = f"the original raises for a sequence of {counted(shortest, 'step')} with zeros only"
         return ProvedMend(FixProposal(False, f"{what}. {TAKE_LENGTHS} ({error})", changes=mended.changes), target)
-    # The proof, and the curve of one answer for the report
+    # The proof, and the curve of one answer for the page
     proof = prove(target.subject, after.subject, min_length=shortest, hiding=mended.hiding, **options)
-    say("one answer against padding")
-    curve = draw_curve(target.subject, after.subject, max_length=longest, min_length=proof.min_length, seed=seed)
+    accepted = {"max_length": longest, "min_length": proof.min_length}
     facts: dict[str, Any] = {
         "changes": mended.changes,
         "min_length": proof.min_length,
         "hiding": mended.hiding,
         "proof": proof,
-        "curve": curve,
+        "curve": functools.partial(draw_curve, target.subject, after.subject, **accepted, seed=seed),
     }
     if not proof.holds:
         ties = ties_in(mended.graph)
