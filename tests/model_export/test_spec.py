@@ -75,6 +75,7 @@ def test_true_and_false_are_names_of_normalisations(value: str, name: str) -> No
 
 
 ROCKET = "kind = 'rocket'"
+SUMMARIES = "kind = 'summaries'"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,20 @@ ROCKET = "kind = 'rocket'"
         ("grid = 'training'", "single-label", "features = 3", "'grid' is for kind = 'rocket'"),
         (f"{ROCKET}\ngrid = 'training'", "single-label", "features = 3\nnormalize = 'both'", "not to 'both'"),
         (f"{ROCKET}\nkernels = 83", "single-label", "features = 3", "must be at least 84"),
+        (
+            f"{SUMMARIES}\nhidden = 8",
+            "single-label",
+            "features = 3",
+            "other keys are 'summaries', 'classifier' and",
+        ),
+        ("trees = 100", "single-label", "features = 3", "'trees' is for kind = 'summaries'"),
+        (SUMMARIES, "per-step", "features = 3", "no answer for each step"),
+        (SUMMARIES, "single-label", "features = 3\nmissing = 'mean'", "'input.missing' = 'mean' has no meaning"),
+        (SUMMARIES, "single-label", "features = 3\nnormalize = 'both'", "'input.normalize' = 'both' has no meaning"),
+        (SUMMARIES, "single-label", "features = 3\nlong = 'head'", "'input.long' = 'head' has no meaning"),
+        (SUMMARIES, "single-label", "features = 3\nstatic = 2", "'input.static' = '2' has no meaning"),
+        (f"{SUMMARIES}\nclassifier = 'boosted-trees'", "multi-label", "features = 3", "'extra-trees' takes several"),
+        (ROCKET, "single-label", "features = 3\nmissing = 'handled'", "is for model.kind = 'summaries'"),
         ("kind = 'rockets'", "single-label", "features = 3", "model.kind"),
         (ROCKET, "per-step", "features = 3", "no answer for each step"),
         (ROCKET, "single-label", "vocabulary = 5", "token ids have no order"),

@@ -84,8 +84,10 @@ def test_every_key_that_differs_is_named_with_what_to_do(tmp_path: Path) -> None
 def test_every_key_of_a_spec_is_compared() -> None:
     # A key that is added later is refused where it differs, unless somebody decides otherwise
     described = made(SPEC)
-    rocket = spec('kind = "rocket"')
-    keys = {f"{table}.{key}" for each in (described, rocket) for table, held in each.resolved().items() for key in held}
+    others = (spec('kind = "rocket"'), spec('kind = "summaries"\nclassifier = "extra-trees"'))
+    keys = {
+        f"{table}.{key}" for each in (described, *others) for table, held in each.resolved().items() for key in held
+    }
     tables = {"input": described.input, "model": described.model, "output": described.output}
     said = {f"{name}.{key}" for name, table in tables.items() for key in type(table).model_fields}
     # A preset is recorded as the keys that it stands for

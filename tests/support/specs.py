@@ -31,7 +31,8 @@ def parsed_spec(text: str) -> Spec:
 
 def spec(text: str = "", *, step: str = "features = 3", labels: str = '["a", "b"]', task: str = "single-label") -> Spec:
     """A spec of 3 features and 8 units; `text` is its table `[model]`."""
-    model = text if "hidden" in text or "rocket" in text else f"hidden = 8\n{text}"
+    is_whole = any(word in text for word in ("hidden", "rocket", "summaries"))
+    model = text if is_whole else f"hidden = 8\n{text}"
     return parsed_spec(f'[input]\n{step}\n[model]\n{model}\n[output]\nlabels = {labels}\ntask = "{task}"\n')
 
 

@@ -5,21 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lengthwise_export.errors import no_booleans_for_numbers
 
-Preset = Literal["auto", "rocket", "rnn", "conv", "conv-rnn", "transformer"]
+Preset = Literal["auto", "rocket", "summaries", "rnn", "conv", "conv-rnn", "transformer"]
 
-ROCKET: Final = "rocket"  # the kind, and the name of the preset
+_KINDS_OF_PRESETS: Final = ("rocket", "summaries")  # the name of the kind is that of the preset, too
 
 # Features of an attention head. For larger heads, onnxruntime's CPU kernel sums a score in blocks whose size depends on
 # the width, so the bits of an answer would depend on the batch
 WIDEST_HEAD: Final = 128
 ROCKET_KEYS: Final = frozenset({"kind", "kernels", "grid", "sequence_features"})
+SUMMARIES_KEYS: Final = frozenset({"kind", "summaries", "classifier", "trees"})
 
 
 class SpecTable(BaseModel):
@@ -84,9 +85,12 @@ class ConvSpec(SpecTable):
 class ModelSpec(SpecTable):
     """The kind of model, and its layers and pooling."""
 
-    kind: Literal["layers", "rocket"] = "layers"
+    kind: Literal["layers", "rocket", "summaries"] = "layers"
     kernels: int = Field(default=10_000, ge=84)  # features of the head, rounded down to a multiple of 84
     grid: Literal["sequence", "training"] = "sequence"
+    summaries: Annotated[tuple[str, ...], Field(min_length=1)] = ("length", "missing", "intervals")
+    classifier: Literal["extra-trees", "boosted-trees"] | None = None  # None: chosen by the number of records
+    trees: int = Field(default=200, ge=50)  # fewer leave records without a tree that has not seen them
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
     rnn: Literal["lstm", "gru", "none"] = "lstm"  # `none` for a per-step MLP instead
@@ -110,6 +114,14 @@ class ModelSpec(SpecTable):
         return table
 
     @property
+    def meaningless_keys(self) -> Set[str]:
+        """The keys that have no meaning for this kind of model."""
+        of_kind = {"rocket": ROCKET_KEYS, "summaries": SUMMARIES_KEYS}
+        if self.kind in of_kind:
+            return ModelSpec.model_fields.keys() - of_kind[self.kind]
+        return {"preset", *ROCKET_KEYS, *SUMMARIES_KEYS} - {"kind", "sequence_features"}
+
+    @property
     def is_auto(self) -> bool:
         """Whether `train` chooses the layers: by `preset = "auto"`, or because no key says anything about them."""
         return self.preset == "auto" or not self.model_fields_set - {"dropout", "input_dropout"}
@@ -127,19 +139,23 @@ class ModelSpec(SpecTable):
 
     def _wrong_kind(self) -> Sequence[tuple[object, str]]:
         """Pairs of a condition and its message: the keys of one kind of model in the other one."""
-        is_rocket = self.kind == "rocket"
-        of_layers = self.first_stated(*(name for name in ModelSpec.model_fields if name not in ROCKET_KEYS))
+        is_layers = self.kind == "layers"
+        of_other = self.first_stated(*(name for name in ModelSpec.model_fields if name in self.meaningless_keys))
         of_rocket = self.first_stated("kernels", "grid")
+        of_summaries = self.first_stated("summaries", "classifier", "trees")
+        keys = "'kernels', 'grid' and 'sequence_features'"
+        if self.kind == "summaries":
+            keys = "'summaries', 'classifier' and 'trees'"
         return (
             (
-                is_rocket and of_layers,
-                f"'{of_layers}' has no meaning with kind = 'rocket', whose other keys are 'kernels', 'grid' and "
-                "'sequence_features'",
+                not is_layers and of_other,
+                f"'{of_other}' has no meaning with kind = '{self.kind}', whose other keys are {keys}",
             ),
             (
-                not is_rocket and of_rocket,
+                is_layers and of_rocket,
                 f"'{of_rocket}' is for kind = 'rocket'; the layers of a convolution are in [[model.conv]]",
             ),
+            (is_layers and of_summaries, f"'{of_summaries}' is for kind = 'summaries'"),
         )
 
     def _wrong_layers(self) -> Sequence[tuple[object, str]]:
@@ -241,8 +257,8 @@ def with_preset_keys(model: dict[str, Any], task: object) -> dict[str, Any]:
     `task` is that of the spec, unchecked as the keys are: a per-step model gets no keys of pooling.
     """
     name = model.get("preset")
-    if name == ROCKET:  # this preset stands for the kind of model, and adds no keys of layers
-        return {"kind": ROCKET} | {key: value for key, value in model.items() if key != "preset"}
+    if name in _KINDS_OF_PRESETS:  # this preset stands for the kind of model, and adds no keys of layers
+        return {"kind": name} | {key: value for key, value in model.items() if key != "preset"}
     keys = PRESETS.get(name, {}) if isinstance(name, str) else {}
     if task == "per-step":
         keys = {key: value for key, value in keys.items() if key not in ("pooling", "sequence_features")}

@@ -26,7 +26,6 @@ from lengthwise.exporter_api.contract import (
     StepInput,
 )
 from lengthwise_export.architecture.model_spec import (
-    ROCKET_KEYS,
     WITHOUT_DATA,
     ConvSpec,
     ModelSpec,
@@ -55,7 +54,7 @@ class InputSpec(SpecTable):
     vocabulary: int | None = Field(default=None, ge=1)
     padding_id: int | None = Field(default=None, ge=0)
     padding: Literal["zeros", "nan"] | None = None  # of the data files, as `datasets.input_sequences` says
-    missing: Literal["refuse", "zero", "mean", "indicator"] = "refuse"
+    missing: Literal["refuse", "zero", "mean", "indicator", "handled"] = "refuse"
     normalize: Annotated[Normalization, BeforeValidator(_named_normalization)] = "auto"
     min_length: int = Field(default=1, ge=1)
     max_length: int = Field(default=1024, ge=1)
@@ -171,11 +170,18 @@ class Spec(SpecTable):
     def contradictions(self) -> Sequence[tuple[object, str]]:
         """Contradictions between the tables: of the kind of model, the kind of a step, and the task."""
         step, model, per_step = self.input, self.model, self.output.task == "per-step"
-        is_rocket, is_tokens = model.kind == "rocket", step.kind == "tokens"
+        is_layers, is_tokens = model.kind == "layers", step.kind == "tokens"
         of_pooling = model.first_stated("pooling", "sequence_features")
         return (
-            (is_rocket and is_tokens, "'model.kind' = 'rocket' is for values: token ids have no order of size"),
-            (is_rocket and per_step, "'model.kind' = 'rocket' has no answer for each step: it counts over the steps"),
+            (
+                not is_layers and is_tokens,
+                f"'model.kind' = '{model.kind}' is for values: token ids have no order of size",
+            ),
+            (
+                not is_layers and per_step,
+                f"'model.kind' = '{model.kind}' has no answer for each step: it counts over the steps",
+            ),
+            *self._contradictions_of_summaries(),
             (
                 model.grid == "training" and step.normalize not in ("auto", "training", "none"),
                 "'model.grid' = 'training' is for values that do not depend on the whole sequence: set "
@@ -191,6 +197,34 @@ class Spec(SpecTable):
             ),
         )
 
+    def _contradictions_of_summaries(self) -> Sequence[tuple[object, str]]:
+        """Contradictions of summaries, which read each value of a whole sequence as it is."""
+        step, model, is_summaries = self.input, self.model, self.model.kind == "summaries"
+        fitting = {
+            "missing": ("refuse", "handled"),
+            "normalize": ("auto", "none"),
+            "long": ("reject",),
+            "static_count": (0,),
+        }
+        obstacle = next((key for key, values in fitting.items() if getattr(step, key) not in values), "")
+        return (
+            (
+                is_summaries and obstacle,
+                f"'input.{obstacle.removesuffix('_count')}' = '{getattr(step, obstacle, None)}' has no meaning with "
+                "model.kind = 'summaries', which reads each value of a whole sequence as it is; missing values are "
+                "'handled' or refused",
+            ),
+            (
+                not is_summaries and step.missing == "handled",
+                "'input.missing' = 'handled' is for model.kind = 'summaries'; layers and kernels need 'zero', 'mean' "
+                "or 'indicator'",
+            ),
+            (
+                model.classifier == "boosted-trees" and self.output.task == "multi-label",
+                "'model.classifier' = 'boosted-trees' is for one label: 'extra-trees' takes several",
+            ),
+        )
+
     def with_keys(self, **tables: dict[str, Any]) -> Spec:
         """A copy with these keys set, such as `input={"normalize": "both"}`; `preset: None` removes the preset."""
         stated_tables = self.model_dump(mode="json", exclude_unset=True)
@@ -202,7 +236,7 @@ class Spec(SpecTable):
     def concrete(self) -> Spec:
         """A copy without `auto`: a key that training would choose from data gets a fixed value instead."""
         tables: dict[str, dict[str, Any]] = {}
-        if self.input.normalize == "auto" and self.input.kind == "values":
+        if self.input.normalize == "auto" and self.input.kind == "values" and self.model.kind != "summaries":
             tables["input"] = {"normalize": "training"}
         if self.model.preset == "auto":
             tables["model"] = {"preset": WITHOUT_DATA}
@@ -234,8 +268,8 @@ class Spec(SpecTable):
         meaningless = (
             (self.input.kind == "tokens", {"missing", "normalize"}),
             (not self.input.static_count, {"static_categories"}),
-            (is_rocket, ModelSpec.model_fields.keys() - ROCKET_KEYS),
-            (not is_rocket, {"preset", "kernels", "grid"}),
+            (self.model.kind == "summaries", {"normalize"}),
+            (True, self.model.meaningless_keys),
             (not is_rocket and self.model.rnn == "none", {"bidirectional"}),
             (per_step, {"pooling", "sequence_features"}),
         )

@@ -22,6 +22,7 @@ from lengthwise_export.errors import CheckpointError, ConfigurationError, SpecEr
 
 if TYPE_CHECKING:
     from lengthwise_export.architecture.model import SequenceClassifier
+    from lengthwise_export.architecture.pipeline import TrainedPipeline
     from lengthwise_export.architecture.rocket import RocketClassifier
 
 WEIGHTS_FILE: Final = "model.safetensors"  # written at the end of a training run
@@ -39,7 +40,8 @@ MAY_DIFFER: Final = {
 }
 _NAMES: Final = "input.feature_names"
 
-BuiltInModel: TypeAlias = "SequenceClassifier | RocketClassifier"  # maps steps and lengths to a `ClassifierOutput`
+# Maps steps and lengths to a `ClassifierOutput`
+BuiltInModel: TypeAlias = "SequenceClassifier | RocketClassifier | TrainedPipeline"
 
 
 class TrainingRecord(BaseModel):
@@ -158,7 +160,7 @@ def with_chosen_keys(spec: Spec, path: Path) -> Spec:
         if spec.input.feature_names is None and spec.input.features == recorded.input.features:
             tables["input"]["feature_names"] = recorded.input.feature_names
         if spec.input.normalize == "auto":
-            tables["input"]["normalize"] = chosen["input"]["normalize"]
+            tables["input"]["normalize"] = chosen["input"].get("normalize", "auto")
         if spec.model.preset == "auto" and not spec.input.first_stated("missing"):
             tables["input"]["missing"] = chosen["input"]["missing"]
     if spec.model.is_auto and spec.output.task == recorded.output.task:
@@ -180,10 +182,13 @@ def load(spec: Spec, weights: Path | None) -> tuple[BuiltInModel, list[str]]:
     """
     import torch
 
-    from lengthwise_export.architecture import checkpoint, rocket
+    from lengthwise_export.architecture import checkpoint, pipeline, rocket
     from lengthwise_export.architecture.model import SequenceClassifier
 
     torch.manual_seed(0)
+    if spec.model.kind == "summaries":
+        module = pipeline.load(weights)
+        return module, [] if weights is None else _compare_specs(read_record(weights), spec, weights)
     is_rocket = spec.model.kind == "rocket"
     if weights is None:
         return (rocket.untrained(spec) if is_rocket else SequenceClassifier(spec)).eval(), []

@@ -21,6 +21,7 @@ OF_ONNX: Final = ("", "ai.onnx")  # the names of the domain of ONNX's own operat
 
 IN_GRAPH: Final = "lengthwise.labels"  # the key of the labels in a graph's metadata
 MADE: Final = "lengthwise.made"  # the key there of entries for the field `made` of the manifest
+TRAINED: Final = "lengthwise.trained"  # the key there of what `train` records of a training
 NAME_IN_GRAPH: Final = "lengthwise.name"  # the key of the model's name there
 
 

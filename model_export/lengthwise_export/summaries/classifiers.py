@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from lengthwise_export.errors import ConfigurationError
+from lengthwise.errors import ConfigurationError
+from lengthwise_export.summaries.calibrated import OFFSETS, SLOPES
 from lengthwise_export.summaries.series import Numbers, on_grid
 from lengthwise_export.summaries.series_graph import GraphNumbers
 from lengthwise_export.summaries.trees import Tree, boosted_tree, forest_tree, lightgbm_tree, sum_of_trees, xgboost_tree
@@ -173,6 +174,22 @@ def _one_against_the_rest(classifier: Any, table: GraphNumbers) -> Scores:
     return scores(classifier.estimators_[0], table)
 
 
+def _calibrated(classifier: Any, table: GraphNumbers) -> Scores:
+    """The logits of another classifier, divided by a temperature: `CalibratedClassifier.logits`."""
+    numbers, kind = scores(classifier.classifier, table)
+    if kind == "probabilities":
+        logits = _log_probabilities(numbers)
+        numbers = logits - _log_probabilities(1.0 - numbers) if classifier.multi_label else logits
+    return Scores(numbers / float(classifier.temperature), "logits")
+
+
+def _log_probabilities(probabilities: GraphNumbers) -> GraphNumbers:
+    """`calibrated.log_probabilities` in a graph."""
+    tangents = probabilities.emit("Unsqueeze", probabilities, [-1]) * SLOPES + OFFSETS
+    smallest: GraphNumbers = tangents.emit("ReduceMin", tangents, [-1], keepdims=0)
+    return smallest
+
+
 _CLASSIFIERS: Final[dict[str, Callable[[Any, GraphNumbers], Scores]]] = {
     **dict.fromkeys(("ExtraTreesClassifier", "RandomForestClassifier"), _forest),
     **dict.fromkeys(("DecisionTreeClassifier", "ExtraTreeClassifier"), _forest),
@@ -182,5 +199,6 @@ _CLASSIFIERS: Final[dict[str, Callable[[Any, GraphNumbers], Scores]]] = {
     "LogisticRegression": _logistic,
     "MultiOutputClassifier": _of_each_label,
     "OneVsRestClassifier": _one_against_the_rest,
+    "CalibratedClassifier": _calibrated,
 }
 """The export of each classifier by the name of its class."""

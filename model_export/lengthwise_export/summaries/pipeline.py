@@ -37,7 +37,7 @@ _ROWS: Final = 50
 """Rows of their batches."""
 _OPSET, _ML_OPSET, _IR = 18, 3, 10
 """Versions of ONNX's operators, of its operators for trees, and of the file's form."""
-_ABOVE_HALF: Final = float(np.nextafter(np.float32(0.5), np.float32(1)))
+ABOVE_HALF: Final = float(np.nextafter(np.float32(0.5), np.float32(1)))
 """The threshold of a multi-label pipeline: scikit-learn assigns a label above 0.5, the service at the threshold too."""
 
 
@@ -76,7 +76,7 @@ def described(pipeline: Any, options: AnyOptions) -> tuple[onnx.ModelProto, AnyO
         "multi_label": is_multi_label,
         "scores": kind,
         "feature_names": manifest.input.names,
-        "threshold": _ABOVE_HALF if is_multi_label else None,
+        "threshold": ABOVE_HALF if is_multi_label else None,
         "padding": summaries.padding if isinstance(options, ExportOptions) else None,
     }
     open_fields = type(options).model_fields.keys() - options.model_fields_set
@@ -164,7 +164,7 @@ def _require_same_answers(pipeline: Any, model: onnx.ModelProto, manifest: Manif
     difference = float(np.abs(served - expected).max())
     predicted = pipeline.predict(sequences)
     if manifest.task == "multi-label":
-        is_other = (served >= _ABOVE_HALF) != (predicted > 0)
+        is_other = (served >= ABOVE_HALF) != (predicted > 0)
         is_tie = np.abs(expected - 0.5) <= _CLOSE
     else:
         chosen = served.argmax(axis=1)[:, None]  # (rows, 1)

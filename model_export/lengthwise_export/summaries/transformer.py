@@ -13,9 +13,14 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from lengthwise.exporter_api.contract import Manifest, StepInput, steps_of
-from lengthwise.exporter_api.data import Layout, Padding, estimator_sequences, items
-from lengthwise_export.errors import ConfigurationError, counted, nearest
+from lengthwise.datasets.arrays import items
+from lengthwise.datasets.estimator_input import estimator_sequences
+from lengthwise.datasets.input_sequences import Layout, Padding
+from lengthwise.errors import ConfigurationError
+from lengthwise.padding import steps_of
+from lengthwise.runtime.manifest import Manifest, StepInput
+from lengthwise.wrong_values import counted, nearest
+from lengthwise_export.summaries import compiled
 from lengthwise_export.summaries.definitions import GROUPS, Choices, Recordings, SummaryColumns
 from lengthwise_export.summaries.series import LARGEST, MOST_STEPS, MOST_STEPS_OF_SPECTRUM, Series
 
@@ -115,10 +120,12 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
         steps = [steps_of(item.steps) for item in items(sequences, manifest, ask=False)]
         if not steps:
             raise ValueError("X must hold at least one sequence, got none")
-        columns = self.columns(recordings(steps))
-        rows = [column.values.transpose(1, 0, 2).reshape(len(steps), -1) for column in columns]
-        every = np.concatenate(rows, axis=1)
-        table = np.clip(every[:, self._indices], -LARGEST, LARGEST).astype(np.float32) + np.float32(0)  # no -0.0
+        table = compiled.table(self.description, steps)
+        if table is None:
+            columns = self.columns(recordings(steps))
+            rows = [column.values.transpose(1, 0, 2).reshape(len(steps), -1) for column in columns]
+            every = np.concatenate(rows, axis=1)
+            table = np.clip(every[:, self._indices], -LARGEST, LARGEST).astype(np.float32) + np.float32(0)  # no -0.0
         container = vars(self).get("_sklearn_output_config", {}).get("transform") or get_config()["transform_output"]
         if container != "pandas" or None in (ids := [sequence.id for sequence in sequences]):
             return table

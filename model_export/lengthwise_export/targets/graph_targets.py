@@ -18,7 +18,7 @@ from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.onnx_graphs import carried_states
 from lengthwise_export.onnx_graphs.external_graph import ExternalGraph, read_graph, read_packed_graph
-from lengthwise_export.onnx_graphs.protos import feed_zeros, labels_in
+from lengthwise_export.onnx_graphs.protos import TRAINED, feed_zeros, labels_in, metadata_of
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, check_options_agree, labels_of
 
@@ -67,7 +67,8 @@ def read_model(
         check_options_agree(text, options, reading.steps, labels_in_graph)
         labels = labels_in_graph
     states = _states(with_states, reading, {}) if names else None
-    return GraphTarget(text=text, labels=labels, states=states, **graph_fields(reading))
+    training = trained.TrainingRecord.model_validate(metadata_of(proto, TRAINED) or {})
+    return GraphTarget(text=text, labels=labels, states=states, training=training, **graph_fields(reading))
 
 
 def _states(model: onnx.ModelProto, reading: ExternalGraph, initial: Mapping[str, float]) -> CarriedStates | None:

@@ -121,6 +121,11 @@ class Target(ABC):
         return {"target": Path(self.text).name}
 
     @property
+    def recorded(self) -> dict[str, Any]:
+        """What its checkpoint records of the training, for the field `made` of the manifest."""
+        return self.training.model_dump(include={"temperature", "trained"}, exclude_none=True)
+
+    @property
     def check_command(self) -> str:
         """The command or the Python function that checks the target, for messages."""
         return "lengthwise_export.check" if self.is_object else f"lengthwise check {self.text}"
@@ -175,8 +180,7 @@ class SpecTarget(TorchTarget):
         """The architecture, the checkpoint of the weights, and what that records of the training."""
         if self.checkpoint is None:
             return {"architecture": "built-in", "weights": UNTRAINED}
-        recorded = self.training.model_dump(include={"temperature", "trained"}, exclude_none=True)
-        return {"architecture": "built-in", "checkpoint": digest(self.checkpoint)} | recorded
+        return {"architecture": "built-in", "checkpoint": digest(self.checkpoint)} | self.recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +209,7 @@ class GraphTarget(Target):
         """The target, and what the graph's metadata say of how it was made."""
         from lengthwise_export.onnx_graphs.protos import MADE, metadata_of
 
-        return super().origin() | (metadata_of(self.graph, MADE) or {})
+        return super().origin() | (metadata_of(self.graph, MADE) or {}) | self.recorded
 
     def may_take_nan(self, batch: PaddedBatch) -> bool:
         """Whether the graph has an IsNaN node."""

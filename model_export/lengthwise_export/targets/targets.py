@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 from lengthwise.exporter_api.contract import MANIFEST_FILE, is_address
 from lengthwise.repository.source import model_directory
 from lengthwise_export.architecture import foreign_files, trained
-from lengthwise_export.architecture.spec import tables_of
-from lengthwise_export.errors import ConfigurationError
+from lengthwise_export.architecture.spec import Spec, tables_of
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import stock_folder
@@ -97,9 +96,9 @@ def _asked_from(target: Target, min_length: int) -> Target:
 
 
 def described(source: Any, options: AnyOptions) -> tuple[Any, AnyOptions]:
-    """The graph of a pipeline of scikit-learn or of a folder of optimum, and the options with what these say.
+    """The graph of a pipeline of scikit-learn, of what `train` made of one, or of a folder of optimum.
 
-    Another source is returned unchanged.
+    The options come with what these say. Another source is returned unchanged.
 
     Raises:
         ConfigurationError: The pipeline has a step that cannot be exported, or the folder no classifier.
@@ -109,7 +108,26 @@ def described(source: Any, options: AnyOptions) -> tuple[Any, AnyOptions]:
         from lengthwise_export.summaries import pipeline
 
         return pipeline.described(source, options)
+    if (run := _run_of_summaries(source, options)) is not None:
+        from lengthwise_export.summaries import trained_pipeline
+
+        return trained_pipeline.described(*run, options)
     return stock_folder.described(source, options)
+
+
+def _run_of_summaries(source: Any, options: TargetOptions) -> tuple[Spec, Path] | None:
+    """The spec and the checkpoint, if a target names what `train` wrote with `kind = "summaries"`; else None."""
+    if not isinstance(source, str | os.PathLike) or is_address(source):
+        return None
+    kind = _kind(os.fspath(source))
+    weights = {"spec": options.checkpoint, "checkpoint": source}.get(kind)
+    if weights is None:
+        return None
+    weights = trained.checkpoint_file(Path(weights))
+    recorded = trained.read_record(weights).spec
+    if recorded is None or recorded.model.kind != "summaries":
+        return None
+    return (trained.with_chosen_keys(Spec.read(Path(source)), weights) if kind == "spec" else recorded), weights
 
 
 def name_of(source: object) -> str:

@@ -175,11 +175,7 @@ def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: Tra
     results = {name: fit for name, fit in fits.items() if fit is not None}
     # For each record, by how much its loss is lower than with the plan's normalisation: a paired comparison
     gains = {name: left_out.losses - fit.splits["left_out"].losses for name, fit in results.items()}
-    clear_gains = {
-        name: float(gain.mean())
-        for name, gain in gains.items()
-        if gain.mean() > STANDARD_ERRORS * gain.std(ddof=1) / math.sqrt(len(gain))
-    }
+    clear_gains = {name: float(gain.mean()) for name, gain in gains.items() if is_clear(gain)}
     if not clear_gains:
         return plan
     best = max(clear_gains, key=lambda name: clear_gains[name])
@@ -187,6 +183,11 @@ def choose_with_whole_models(plan: Plan, records: Sequence[Record], options: Tra
     losses[str(spec.input.normalize)] = left_out.loss
     why = f"held-out log loss of whole models on {len(sample)} records: {_losses_as_text(losses)}"
     return replace(_with_normalisation(plan, best, why), fitted=results[best] if plan.fitted else None)
+
+
+def is_clear(gain: NDArray[np.float64]) -> bool:
+    """Whether the mean of gains, one for each record, is above 0 by so many standard errors that it is no chance."""
+    return bool(gain.mean() > STANDARD_ERRORS * gain.std(ddof=1) / math.sqrt(len(gain)))
 
 
 def _with_normalisation(plan: Plan, name: str, why: str) -> Plan:

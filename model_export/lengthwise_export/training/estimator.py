@@ -54,8 +54,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     Parameters that are None are chosen as `train` chooses them.
 
     Args:
-        spec: A preset (`"auto"`, `"rocket"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path of a TOML
-            file, or the tables of a spec as a dictionary.
+        spec: A preset (`"auto"`, `"rocket"`, `"summaries"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path
+            of a TOML file, or the tables of a spec as a dictionary.
         random_state: The seed: a whole number, a RandomState of NumPy, or None for another one at each fit.
         verbose: Whether a fit shows its progress.
         layout: `channels-first` for arrays `[features, length]`, such as those of aeon and sktime.

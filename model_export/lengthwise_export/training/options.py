@@ -106,9 +106,9 @@ def options_of_layers(options: TrainOptions, kind: str, *, resume: bool = False)
     """
     given = options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     names = sorted(given.keys() - ROCKET_OPTIONS)
-    if kind == "rocket" and resume:
-        raise ConfigurationError("--resume has no meaning with kind = 'rocket': it takes seconds, and keeps no state")
-    if kind == "rocket" and names:
+    if kind != "layers" and resume:
+        raise ConfigurationError(f"--resume has no meaning with kind = '{kind}': it takes seconds, and keeps no state")
+    if kind != "layers" and names:
         name = names[0] if PYTHON_ONLY in TrainOptions.model_fields[names[0]].metadata else f"--{names[0]}"
-        raise ConfigurationError(f"{name} has no meaning with kind = 'rocket': it is for gradient descent")
+        raise ConfigurationError(f"{name} has no meaning with kind = '{kind}': it is for gradient descent")
     return names

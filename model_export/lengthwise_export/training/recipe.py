@@ -36,6 +36,9 @@ NARROW_RECORDS: Final = 300  # with fewer records, convolutions are narrow
 ROCKET_FEATURES: Final = ("length", "level", "scale")
 # The keys of `[model]` of fixed kernels that `auto` takes
 ROCKET_MODEL: Final[dict[str, Any]] = {"kind": "rocket", "sequence_features": list(ROCKET_FEATURES)}
+# Those of summaries
+SUMMARIES_MODEL: Final[dict[str, Any]] = {"kind": "summaries", "classifier": "extra-trees"}
+LARGE_TABLE: Final = 10_000  # with more records, boosted trees are taken: those of a forest grow with the records
 
 SMALLEST_VALIDATION: Final = 60  # with fewer records for validation, the epoch that it chooses is mostly chance
 SKEWED: Final = 10  # from this ratio of the most and the least frequent class on, rare classes get a larger weight
@@ -67,6 +70,10 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     if chooses_missing:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'
         start = start.with_choice(why, input={"missing": "indicator"})
+    if spec.model.kind == "summaries":
+        chosen = _with_classifier(start, facts) if spec.model.classifier is None else start
+        known = {name: value for name, value in settings.items() if name in ROCKET_OPTIONS}
+        return replace(chosen, options=TrainingOptions(**known))
     # Fixed kernels or layers: the user asks for layers by an option or a key of `[model]` that only layers have
     examples = make_examples(records, start.spec)
     options = TrainingOptions(**{name: value for name, value in settings.items() if name in ROCKET_OPTIONS})
@@ -76,6 +83,8 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     if spec.model.is_auto and not asks_for_layers and _can_be_rocket(start.spec, facts, len(examples)):
         further = ROCKET_KEYS if user_options.streaming else {}
         chosen = _best_rocket(start, records, facts, calibrated, chooses_missing=chooses_missing, further=further)
+        if not user_options.streaming:
+            chosen = _or_summaries(chosen, spec, records, calibrated, facts.missing if chooses_missing else 0.0)
     else:
         chosen = choice.choose_normalisation(start, records, facts, spec.model.sequence_features)
         if spec.model.kind != "rocket":
@@ -130,6 +139,51 @@ def _best_rocket(
     preset = _with_layers(start, facts).spec.model.preset
     why = f'kind = "rocket": {correct}; `preset = "{preset}"` in [model] trains a neural network'
     return replace(plan.with_choice(why), fitted=fitted)
+
+
+def _or_summaries(
+    rocket_plan: Plan, spec: Spec, records: Sequence[Record], options: TrainingOptions, missing: float
+) -> Plan:
+    """The plan of fixed kernels, or one of summaries if their held-out loss is lower by two standard errors.
+
+    Summaries are not tried if there are few records or nearly all answers are right already, or if a key of the user's
+    has no meaning for them.
+
+    Args:
+        rocket_plan: The plan of fixed kernels, with its fitted model.
+        spec: The spec before anything was chosen.
+        records: The training records.
+        options: Those of the fit.
+        missing: The share of missing values, if their policy is open; otherwise 0.
+    """
+    assert rocket_plan.fitted is not None
+    left_out = rocket_plan.fitted.splits["left_out"]
+    if left_out.accuracy >= choice.ENOUGH or not choice.FEWEST_COMPARED <= left_out.answers == len(records):
+        return rocket_plan
+    from lengthwise_export.training import summaries  # brings scikit-learn's trees along
+
+    plan = Plan(spec, warnings=rocket_plan.warnings)
+    if missing:
+        plan = plan.with_choice(f'missing = "handled": {missing:.1%} of the values are missing')
+    try:
+        chosen = spec.with_keys(
+            model={"preset": None} | SUMMARIES_MODEL, input={"missing": "handled"} if missing else {}
+        )
+        fitted = summaries.fit(chosen, records, options)
+    except ConfigurationError:
+        return rocket_plan
+    scores = fitted.splits["left_out"]
+    if not choice.is_clear(left_out.losses - scores.losses):
+        return rocket_plan
+    why = f'kind = "summaries": held-out log loss {scores.loss:.3g}, of MiniRocket {left_out.loss:.3g}'
+    return replace(plan.with_choice(why), spec=chosen, fitted=fitted.result())
+
+
+def _with_classifier(plan: Plan, facts: DataFacts) -> Plan:
+    """The plan with trees for summaries, chosen by the number of records."""
+    is_large = facts.records > LARGE_TABLE and plan.spec.output.task == "single-label"
+    name = "boosted-trees" if is_large else "extra-trees"
+    return plan.with_choice(f'classifier = "{name}": {facts.records} records', model={"classifier": name})
 
 
 def _with_layers(plan: Plan, facts: DataFacts, *, streaming: bool = False) -> Plan:

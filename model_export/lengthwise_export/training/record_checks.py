@@ -66,7 +66,8 @@ def why_unfit(record: Record, spec: Spec) -> str | None:
         index, kind = fault
         if kind == "no token":
             return f"token {steps[index]} in a vocabulary of {step_spec.vocabulary}"
-        cure = "to train on missing values, set it to 'zero', 'mean' or 'indicator'"
+        policies = "'handled'" if spec.model.kind == "summaries" else "'zero', 'mean' or 'indicator'"
+        cure = f"to train on missing values, set it to {policies}"
         if is_tail(steps, index):
             cure = f"from step {index} on there is none: {ADVICE_ON_TAILS}"
         return f"a value is missing (NaN), and input.missing = 'refuse'; {cure}"

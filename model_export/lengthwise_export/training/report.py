@@ -52,7 +52,7 @@ class RunReport(dict[str, Any]):
             records: The training records.
             test: The records of the test split, empty without one.
         """
-        options = plan.options.model_dump(include={*ROCKET_OPTIONS} if plan.spec.model.kind == "rocket" else None)
+        options = plan.options.model_dump(include=None if plan.spec.model.kind == "layers" else {*ROCKET_OPTIONS})
         return cls(
             labels=list(plan.spec.output.labels),
             task=plan.spec.output.task,
@@ -92,12 +92,12 @@ class RunReport(dict[str, Any]):
 
     def _ending(self) -> str:
         """How the training ended, as a line for the terminal."""
-        if self.get("kind") == "rocket":
+        if self.get("kind") is not None:
             calibrated = "" if self["temperature"] is None else f", temperature {self['temperature']:.3g}"
-            return (
-                f"{self['seconds']:.1f} s, ridge penalty {self['penalty']:.3g}{calibrated}; left out: leave-one-out "
-                "predictions"
-            )
+            fitted, left_out = f"{self.get('summaries')} summaries", "records that trees did not see"
+            if self["kind"] == "rocket":
+                fitted, left_out = f"ridge penalty {self['penalty']:.3g}", "leave-one-out predictions"
+            return f"{self['seconds']:.1f} s, {fitted}{calibrated}; left out: {left_out}"
         epochs, most_epochs = len(self["epochs"]), self["options"]["epochs"]
         if "validation" not in self:
             return f"all {epochs} epochs, the last one used"
@@ -122,7 +122,15 @@ def page(report: Mapping[str, Any], title: str) -> str:
     return render(
         _TEMPLATE,
         title=title,
-        report={"warnings": (), "chosen": (), "epochs": (), "task": None, "earliness": None, **report},
+        report={
+            "warnings": (),
+            "chosen": (),
+            "epochs": (),
+            "task": None,
+            "earliness": None,
+            "importance": (),
+            **report,
+        },
         splits=splits,
         name=name,
         scores=scores,

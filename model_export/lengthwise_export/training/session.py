@@ -1,8 +1,8 @@
 """One training, for the command and for Python: the plan, the run, scores, and the report.
 
 ```
-records -> plan ─┬─> fixed kernels ────┐
-                 └─> gradient descent ─┴─> scores of each split -> metrics.json, report.html
+records -> plan ─┬─> fixed kernels, trees ─┐
+                 └─> gradient descent ─────┴─> scores of each split -> metrics.json, report.html
 ```
 """
 
@@ -85,10 +85,10 @@ def run_training(
         tell_each(tell, plan.warnings, "warning")
         # Train, and score the splits
         with _claimed(out, resume=resume, overwrite=overwrite):
-            if plan.spec.model.kind == "rocket":
-                result = _fit_kernels(data, plan, out, progress)
-            else:
+            if plan.spec.model.kind == "layers":
                 result = _fit_layers(data, plan, out, progress, validation=validation, resume=resume)
+            else:
+                result = _fit_at_once(data, plan, out, progress)
             splits = dict(result.splits)
             for name, records in other_splits.items():
                 if name not in splits and any(record.has_label for record in records):
@@ -119,7 +119,7 @@ def _plan(
     If the user has passed a validation split (`has_validation`), no share of the records is held out besides.
     """
     options_of_layers(options, data.spec.model.kind, resume=resume)
-    if has_validation and data.spec.model.kind != "rocket":
+    if has_validation and data.spec.model.kind == "layers":
         options = options.model_copy(update={"validation": 0.0})
     choosing = "choosing what is left open"  # which may take minutes
     with status(Console(stderr=True), choosing) if progress is not None else nullcontext():
@@ -127,17 +127,24 @@ def _plan(
     return replace(plan, reasons=(*data.reasons, *plan.reasons), warnings=(*data.warnings, *plan.warnings))
 
 
-def _fit_kernels(data: LabelledSequences, plan: Plan, out: Path, progress: ProgressTarget) -> TrainingResult:
-    """Fits fixed kernels, or takes the model that the plan has fitted, and writes the weights into `out`.
+def _fit_at_once(data: LabelledSequences, plan: Plan, out: Path, progress: ProgressTarget) -> TrainingResult:
+    """Fits fixed kernels or trees, or takes the model that the plan has fitted, and writes the weights into `out`.
 
     Nothing is chosen by the validation split, which is only scored.
     """
     with _progress(progress, "sequences", len(data.records)) as show:
-        result = plan.fitted or rocket.fit(
-            plan.spec, data.records, plan.options, on_examples=lambda done: show(done, "features are computed")
-        )
+        result = plan.fitted or _fitted(plan, data.records, lambda done: show(done, "features are computed"))
     write(out, plan.spec, result, seed=plan.options.seed, columns=data.columns)
     return result
+
+
+def _fitted(plan: Plan, records: Sequence[Record], on_examples: Callable[[int], None]) -> TrainingResult:
+    """Fits fixed kernels, or trees on summaries."""
+    if plan.spec.model.kind == "rocket":
+        return rocket.fit(plan.spec, records, plan.options, on_examples=on_examples)
+    from lengthwise_export.training import summaries  # brings scikit-learn's trees along
+
+    return summaries.fit(plan.spec, records, plan.options, on_examples=on_examples).result()
 
 
 def _fit_layers(

@@ -25,10 +25,10 @@ def with_streaming_choices(spec: Spec) -> Spec:
     Raises:
         ConfigurationError: A key of the user's needs the whole sequence; the message says which, and what streams.
     """
-    if spec.input.kind == "values" and spec.input.normalize == "auto":
-        spec = spec.with_keys(input={"normalize": "training"})
     if not spec.model.is_auto and (why := next(_obstacles(spec), None)) is not None:
         raise ConfigurationError(f"--streaming: {why}")
+    if spec.input.kind == "values" and spec.input.normalize == "auto":
+        spec = spec.with_keys(input={"normalize": "training"})
     if spec.input.long != "reject":
         raise ConfigurationError(
             f"--streaming contradicts input.long = '{spec.input.long}': a chunk continues its sequence"
@@ -43,6 +43,8 @@ def _obstacles(spec: Spec) -> Iterator[str]:
         yield f"input.normalize = '{spec.input.normalize}' is by the whole sequence: 'training' and 'none' stream"
     for feature in {"level", "scale"}.intersection(model.sequence_features):
         yield f"model.sequence_features: '{feature}' is by the whole sequence: 'length' and 'missing' stream"
+    if model.kind == "summaries":
+        yield "model.kind = 'summaries' is by the whole sequence: recurrent layers stream"
     if model.kind == "rocket":
         if model.grid != "training":
             yield "model.grid = 'sequence' is by the whole sequence: 'training' streams"

@@ -138,10 +138,10 @@ def train(  # noqa: D417 - the decorator adds the options
     normalise the values: the graph does it. Warnings are logged (logger `lengthwise.train`).
 
     Args:
-        spec: A preset (`"auto"`, `"rocket"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path of a TOML
-            file, or its tables as a dictionary, such as `{"input": {"missing": "mean"}, "model": {"preset": "rnn"}}`.
-            The number of features, the labels and the longest sequence are read off the data where the tables leave
-            them out. Token ids need `{"input": {"vocabulary": N}}`.
+        spec: A preset (`"auto"`, `"rocket"`, `"summaries"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the
+            path of a TOML file, or its tables as a dictionary, such as `{"input": {"missing": "mean"}, "model":
+            {"preset": "rnn"}}`. The number of features, the labels and the longest sequence are read off the data where
+            the tables leave them out. Token ids need `{"input": {"vocabulary": N}}`.
         sequences: Each `[length, features]` of any real type, with NaN for a missing value; `[length]` for one feature
             or for token ids. Or any other form that `lengthwise.Model.predict` takes, such as a pandas table with a row
             for each step; `reasons` of the result says which columns were taken as what.

@@ -38,9 +38,9 @@ def train(
 ) -> None:
     """Trains the built-in architecture on DATA.
 
-    SPEC is a .toml file, or a preset: auto (the default), rocket, rnn, conv, conv-rnn, transformer. docs/spec.md lists
-    its keys. What it leaves open is read off the data (features, labels, task) or chosen by it (normalisation, layers),
-    and is printed. Do not normalise values: the graph normalises.
+    SPEC is a .toml file, or a preset: auto (the default), rocket, summaries, rnn, conv, conv-rnn, transformer.
+    docs/spec.md lists its keys. What it leaves open is read off the data (features, labels, task) or chosen by it
+    (normalisation, layers), and is printed. Do not normalise values: the graph normalises.
 
     DATA is a .jsonl file (one {"id", "steps", "label"} in each line; .gz too), a .ts file of the UEA/UCR archive, a
     .csv or .parquet file with a row for each step (columns id, t, label, values; or name them with --column), a

@@ -1,0 +1,24 @@
+"""Sessions of graphs with summaries of sequences, with the service's kernel in them; nothing here imports torch."""
+
+from __future__ import annotations
+
+import onnxruntime
+
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.manifest import GraphNames
+from lengthwise.runtime.onnx import summaries as kernel
+
+
+def opened(graph: bytes, names: GraphNames) -> onnxruntime.InferenceSession:
+    """Opens a session of a graph with summaries in one thread: with the kernel, where that was built.
+
+    Args:
+        graph: The ONNX file, whose metadata describe the summaries.
+        names: The names of its inputs and outputs.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    if kernel.INSTRUCTION_SETS:
+        graph = kernel.fused(graph, names.sequences, str(names.lengths))
+        recurrent_kernels.register(options, "summaries")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,216 @@
+"""Trains a model with `kind = "summaries"`: trees on summaries of the sequences, fitted with scikit-learn in seconds.
+
+```
+records -> examples -> summaries of each -> trees -> answers that were left out -> temperature -> pipeline -> its graph
+```
+`extra-trees` need no validation split: each tree is fitted to a sample of the records, and the answer to a record is
+left out where it comes from the trees that did not see it (out-of-bag). `boosted-trees`, for large tables, hold out a
+share of the records.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesClassifier, HistGradientBoostingClassifier
+from sklearn.pipeline import make_pipeline
+from torch import Tensor
+
+from lengthwise.datasets.dataset import Record
+from lengthwise.datasets.input_sequences import InputSequence, InputSequences
+from lengthwise.errors import ConfigurationError
+from lengthwise.wrong_values import first_of
+from lengthwise_export.architecture import temperature
+from lengthwise_export.architecture.pipeline import TrainedPipeline
+from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.options import ExportOptions
+from lengthwise_export.summaries import pipeline
+from lengthwise_export.summaries.calibrated import CalibratedClassifier, forest_logits
+from lengthwise_export.summaries.transformer import SequenceSummaries
+from lengthwise_export.training.batches import Example, make_examples, stratified_split, stratum
+from lengthwise_export.training.options import TrainingOptions
+from lengthwise_export.training.scores import EvaluationScores, ScoredAnswer, loss, scores
+from lengthwise_export.training.train import TrainingResult
+
+HELD_OUT: Final = 0.15
+"""The share of the records that boosted trees are not fitted to."""
+_AT_ONCE: Final = 1000
+"""Sequences whose summaries are computed together."""
+_SHOWN: Final = 15
+"""Summaries in the report: those that the trees use most."""
+_MOST_PERMUTED: Final = 500
+"""Records that their importance is measured with, at most."""
+
+
+class Trees(NamedTuple):
+    """Fitted trees, and what they answer to examples that they did not see."""
+
+    classifier: Any  # of scikit-learn
+    rows: NDArray[np.intp]  # these examples
+    # The logits `[rows, labels]`, before calibration, of these rows of a table of all examples
+    left_out: Callable[[NDArray[np.float32], NDArray[np.intp]], NDArray[np.float64]]
+    used: NDArray[Any]  # `[summaries]`: how much the trees gain by each
+
+
+@dataclass(frozen=True, slots=True)
+class FittedSummaries:
+    """A fitted pipeline with its scores; `result` makes its graph, which takes longer than the fit."""
+
+    spec: Spec
+    table: NDArray[np.float32]  # `[examples, summaries]`
+    targets: Tensor  # of the examples: `[examples]`, or `[examples, labels]`
+    summaries: SequenceSummaries
+    trees: Trees
+    temperature: float | None  # None if it is not calibrated
+    splits: dict[str, EvaluationScores]  # `training` and `left_out`
+    seconds: float
+
+    def result(self) -> TrainingResult:
+        """The trained model: a graph that answers as the pipeline does."""
+        begun = time.perf_counter()
+        graph, _ = pipeline.described(self.pipeline(), ExportOptions(labels=self.spec.output.labels))
+        details = {"kind": "summaries", "summaries": self.table.shape[1], "importance": self.importance()}
+        seconds = self.seconds + time.perf_counter() - begun
+        model = TrainedPipeline(graph.SerializeToString()).eval()
+        return TrainingResult(model, self.splits, self.temperature, seconds, details)
+
+    def pipeline(self) -> Any:
+        """The pipeline of scikit-learn."""
+        classifier = CalibratedClassifier(self.trees.classifier, self.temperature or 1.0, self.spec.output.labels)
+        return make_pipeline(self.summaries, classifier)
+
+    def importance(self) -> list[tuple[str, float]]:
+        """The summaries that decide, the most important first: by how much the log loss rises without each.
+
+        The values of a summary are permuted among the sequences (L. Breiman, "Random Forests", 2001), those of all
+        quantiles of an interval together. The loss is that of answers that were left out.
+        """
+        columns: dict[str, list[int]] = defaultdict(list)
+        for index, name in enumerate(self.summaries.get_feature_names_out()):
+            columns[re.sub(r"_q[\d.]+$", "", name)].append(index)
+        shown = sorted(columns, key=lambda name: -self.trees.used[columns[name]].sum())[:_SHOWN]
+        rows = self.trees.rows[:: max(len(self.trees.rows) // _MOST_PERMUTED, 1)]
+        order, rises, before = np.random.default_rng(0).permutation(rows), {}, self._loss(self.table, rows)
+        for name in shown:
+            permuted = self.table.copy()
+            permuted[rows[:, None], columns[name]] = self.table[order[:, None], columns[name]]
+            rises[name] = self._loss(permuted, rows) - before
+        return sorted(rises.items(), key=lambda entry: -entry[1])
+
+    def _loss(self, table: NDArray[np.float32], rows: NDArray[np.intp]) -> float:
+        """The log loss of the answers to rows of a table that were left out."""
+        logits = torch.from_numpy(self.trees.left_out(table, rows) / (self.temperature or 1.0))
+        return float(loss(logits, self.targets[rows], self.spec.output.task))
+
+
+def fit(
+    spec: Spec,
+    records: Sequence[Record],
+    options: TrainingOptions,
+    *,
+    on_examples: Callable[[int], None] = lambda _done: None,
+) -> FittedSummaries:
+    """Fits trees to the summaries of sequences, and calibrates them with the answers that were left out.
+
+    Args:
+        spec: What is trained, with kind = "summaries".
+        records: The labelled sequences.
+        options: How it is trained; of them the seed, the class weights and the calibration count.
+        on_examples: Called with the number of examples whose summaries are computed, after each batch of them.
+
+    Raises:
+        ConfigurationError: There is no such summary, a label cannot be learned, or a sequence may be too long.
+    """  # noqa: DOC502 - what it calls raises it
+    begun = time.perf_counter()
+    examples, names = make_examples(records, spec), spec.input.feature_names
+    targets = torch.stack([example.target for example in examples])
+    sequences = InputSequences(InputSequence(example.steps.numpy(), names=names) for example in examples)
+    summaries = SequenceSummaries(spec.model.summaries).fit(sequences)
+    _require_trainable(spec, summaries.manifest().max_length, targets)
+    parts: list[NDArray[np.float32]] = []
+    for start in range(0, len(sequences), _AT_ONCE):
+        parts.append(summaries.transform(InputSequences(sequences[start : start + _AT_ONCE])))
+        on_examples(min(start + _AT_ONCE, len(sequences)))
+    table = np.concatenate(parts)
+    trees = (_boosted if spec.model.classifier == "boosted-trees" else _forest)(table, examples, spec, options)
+    # Calibrate and score
+    is_multi_label = spec.output.task == "multi-label"
+    left_out, scale = trees.left_out(table, trees.rows), None
+    if options.calibration:
+        scale = temperature.fit(left_out, targets.numpy()[trees.rows], multi_label=is_multi_label)
+    trained = CalibratedClassifier(trees.classifier, scale or 1.0, spec.output.labels).logits(table)
+    seen = np.setdiff1d(np.arange(len(table)), trees.rows) if len(trees.rows) < len(table) else trees.rows
+    splits = {
+        "training": _scores(trained[seen], [examples[row] for row in seen], spec),
+        "left_out": _scores(left_out / (scale or 1.0), [examples[row] for row in trees.rows], spec),
+    }
+    return FittedSummaries(spec, table, targets, summaries, trees, scale, splits, time.perf_counter() - begun)
+
+
+def _require_trainable(spec: Spec, most_steps: int, targets: Tensor) -> None:
+    """Makes sure that each label can be learned, and that no sequence is longer than the summaries take.
+
+    Raises:
+        ConfigurationError: One cannot, or may be longer.
+    """
+    if spec.input.max_length > most_steps:
+        raise ConfigurationError(f"input.max_length = {spec.input.max_length}: these summaries take {most_steps} steps")
+    labels = spec.output.labels
+    assigned = targets if targets.ndim == 2 else torch.nn.functional.one_hot(targets, len(labels))
+    same = [label for label, column in zip(labels, assigned.T, strict=True) if len(column.unique()) == 1]
+    if same:
+        raise ConfigurationError(
+            f"no record or every record has the label {first_of(same)}: trees cannot learn it; leave it out"
+        )
+
+
+def _scores(logits: NDArray[np.float64], examples: Sequence[Example], spec: Spec) -> EvaluationScores:
+    """The scores of answers to examples."""
+    return scores([*map(ScoredAnswer, torch.from_numpy(logits), examples)], spec)
+
+
+def _forest(table: NDArray[np.float32], examples: Sequence[Example], spec: Spec, options: TrainingOptions) -> Trees:
+    """Extremely randomised trees with the parameters of QUANT, each fitted to a sample of the records."""
+    forest = ExtraTreesClassifier(
+        spec.model.trees,
+        criterion="entropy",
+        max_features=0.1,
+        bootstrap=True,
+        class_weight="balanced" if options.class_weights else None,
+        random_state=options.seed,
+    ).fit(table, np.stack([example.target.numpy() for example in examples]).astype(int))
+    is_multi_label = forest.n_outputs_ > 1
+
+    def left_out(table: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float64]:
+        """The mean of the trees that were not fitted to a row."""
+        values, sums, counts = table[rows], np.zeros((len(rows), len(spec.output.labels))), np.zeros((len(rows), 1))
+        for tree, sample in zip(forest.estimators_, forest.estimators_samples_, strict=True):
+            unseen = ~np.isin(rows, sample)[:, None]
+            shares = tree.tree_.predict(values)  # `[rows, classes]`, or `[rows, labels, 2]`
+            sums, counts = sums + unseen * (shares[:, :, 1] if is_multi_label else shares), counts + unseen
+        return forest_logits(sums / np.maximum(counts, 1), multi_label=is_multi_label)
+
+    return Trees(forest, np.arange(len(table)), left_out, forest.feature_importances_)
+
+
+def _boosted(table: NDArray[np.float32], examples: Sequence[Example], spec: Spec, options: TrainingOptions) -> Trees:
+    """Boosted trees, fitted without the records that are held out."""
+    strata = [stratum(example, spec.output.task) for example in examples]
+    fitted, held_out = stratified_split(strata, HELD_OUT, seed=options.seed)
+    boosted = HistGradientBoostingClassifier(
+        max_iter=spec.model.trees,
+        class_weight="balanced" if options.class_weights else None,
+        random_state=options.seed,
+    ).fit(table[fitted], np.array(strata)[fitted])
+    nodes = np.concatenate([tree.nodes for iteration in boosted._predictors for tree in iteration])
+    used: NDArray[Any] = np.bincount(nodes["feature_idx"], nodes["gain"].clip(0), minlength=table.shape[1])
+    classifier = CalibratedClassifier(boosted, 1.0, spec.output.labels)
+    return Trees(boosted, np.array(held_out), lambda table, rows: classifier.logits(table[rows]), used)
