@@ -174,6 +174,10 @@ def check(source: targets.TargetSource, options: CheckOptions) -> Report:
     """
     linecache.checkcache()  # a report shows lines, and in a notebook a file may have changed since
     name = targets.name_of(source)
+    if targets.begins_with(source, "FunctionTransformer"):
+        from lengthwise_export.summaries import padded_arrays
+
+        return select_leaks(padded_arrays.check(source, options), options.select, options.ignore)
     try:
         stated_layout = padding_side.stated_layout(options)
         source, options = targets.described(source, options)

@@ -161,6 +161,11 @@ def _is_pipeline(source: object) -> bool:
     return sklearn is not None and isinstance(source, sklearn.Pipeline)
 
 
+def begins_with(source: Any, step: str) -> bool:
+    """Whether a target is a pipeline of scikit-learn whose first step has a class of this name."""
+    return _is_pipeline(source) and type(source.steps[0][1]).__name__ == step
+
+
 def _is_graph(source: object) -> TypeGuard[onnx.ModelProto]:
     """Whether an object is a graph. Onnx is not imported for that: without it there are no graphs."""
     onnx = sys.modules.get("onnx")
