@@ -133,7 +133,7 @@ def test_several_labels_are_trained_with_an_answer_for_each() -> None:
     several = spec(SMALL, step=OPEN, task="multi-label")
     result = summaries.fit(several, noisy(several=True), TrainingOptions()).result()
     assert result.splits["left_out"].answers == 240
-    assert result.splits["left_out"].accuracy > 0.75
+    assert result.splits["left_out"].accuracy > 0.6
     scored = evaluate(result.model, make_examples(noisy(several=True), several), several)
     assert scored.accuracy == result.splits["training"].accuracy == 1.0
 

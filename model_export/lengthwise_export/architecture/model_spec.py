@@ -90,7 +90,7 @@ class ModelSpec(SpecTable):
     grid: Literal["sequence", "training"] = "sequence"
     summaries: Annotated[tuple[str, ...], Field(min_length=1)] = ("length", "missing", "intervals")
     classifier: Literal["extra-trees", "boosted-trees"] | None = None  # None: chosen by the number of records
-    trees: int = Field(default=200, ge=50)  # fewer leave records without a tree that has not seen them
+    trees: int = Field(default=200, ge=50)  # some of them answer each record without having seen it
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
     rnn: Literal["lstm", "gru", "none"] = "lstm"  # `none` for a per-step MLP instead

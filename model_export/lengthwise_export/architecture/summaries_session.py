@@ -18,6 +18,7 @@ def opened(graph: bytes, names: GraphNames) -> onnxruntime.InferenceSession:
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # it warns of constants of the nodes that the kernel replaces
     if kernel.INSTRUCTION_SETS:
         graph = kernel.fused(graph, names.sequences, str(names.lengths))
         recurrent_kernels.register(options, "summaries")
