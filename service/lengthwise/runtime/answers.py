@@ -6,6 +6,8 @@ Everything is computed row by row, so the answer of a row does not depend on ano
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -30,7 +32,8 @@ class Answer(NamedTuple):
     best: int = 0  # the class of the highest probability; 0 for a per-step head, which has one for each step
     attention: Floats | None = None  # [length], with sum 1; None if it was not requested
     windows: list[dict[str, Any]] | None = None  # under policy `window`: start, length, probabilities of each
-    states: tuple[NDArray[Any], ...] = ()  # after the steps, in the manifest's order; () if they were not requested
+    # After the steps, in the manifest's order, with neighbours of one type in one array; () if they were not requested
+    states: tuple[NDArray[Any], ...] = ()
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
@@ -88,7 +91,9 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
 
 def add_states(answers: Sequence[Answer | None], states: Sequence[NDArray[Any]]) -> list[Answer | None]:
     """Returns the answers to the rows of a batch with the states after their steps; `states` are `[rows, ...]` each."""
-    rows = zip(answers, zip(*states, strict=True), strict=True)
+    flat = [state.reshape(len(state), -1) for state in states]
+    joined = [np.concatenate([*alike], axis=1) for _, alike in groupby(flat, attrgetter("dtype"))]
+    rows = zip(answers, zip(*joined, strict=True), strict=True)
     return [None if answer is None else answer._replace(states=row) for answer, row in rows]
 
 

@@ -5,7 +5,10 @@ The tables are part of `Manifest.input` and `Manifest.streaming`.
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -104,6 +107,13 @@ class Streaming(ManifestTable):
     def row(self) -> np.dtype[Any]:
         """The type of all states of a sequence: by their names, in order, little-endian and without gaps."""
         return np.dtype([(state.name, np.dtype(state.dtype).newbyteorder("<"), state.shape) for state in self.states])
+
+    @cached_property
+    def joined(self) -> np.dtype[Any]:
+        """The type of the same bytes with fewer fields: neighbours of one type are one, as far as values are alike."""
+        kinds = [(state.dtype, math.prod(state.shape)) for state in self.states]
+        fields = [(kind, sum(size for _, size in alike)) for kind, alike in groupby(kinds, itemgetter(0))]
+        return np.dtype([("", np.dtype(kind).newbyteorder("<"), (size,)) for kind, size in fields])
 
 
 class StepInput(ManifestTable):

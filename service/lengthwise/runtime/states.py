@@ -21,14 +21,13 @@ import hmac
 import logging
 import re
 import struct
-from base64 import urlsafe_b64encode
-from binascii import a2b_base64, b2a_base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic_core import SchemaValidator, ValidationError, to_json
 
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
@@ -42,7 +41,9 @@ MOST_OFFSET: Final = 2**64 - 1
 _HEAD: Final = struct.Struct("<B16sQ")
 _TAG_BYTES: Final = 16
 _STEPS_SEEN: Final = "steps_seen"  # the state of an exported model that counts its steps
-_TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/   ")  # a blank is no letter of it
+# A decoder of base64, five times as fast as `binascii`. It reads a text of JSON, and other alphabets and paddings, too
+_BASE64: Final = SchemaValidator({"type": "bytes"}, config={"val_json_bytes": "base64"})  # type: ignore[arg-type]
+_OTHER_FORMS: Final = "+/=\\"  # letters of texts that it reads, and that are none of a state's
 _PIECE_BYTES: Final = 2047  # for a longer one hashlib releases the interpreter lock, and under load waits for it again
 _KEY: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){32,}")
 _MOST_KEY_BYTES: Final = 2**20  # of the file
@@ -87,7 +88,7 @@ class StateKeys:
         arrays = [value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes() for value in values]
         content = b"".join((_HEAD.pack(FORMAT, digest, offset), *arrays))
         tag = _tag(content, self._keys[0] if self._keys else None)
-        return urlsafe_b64encode(content + tag).rstrip(b"=").decode()
+        return _text(content + tag)
 
     def read(self, text: str) -> SequenceState | None:
         """The state of a text; None if it is no text of this format, was changed, or is not signed as it must be."""
@@ -105,9 +106,8 @@ def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | Non
     """The values of each state by its name, without rows; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
-    row = np.frombuffer(values, streaming.row)[0]
-    arrays = {state.name: np.asarray(row[state.name]) for state in streaming.states}
-    return arrays if all_finite(arrays.values()) else None
+    row, joined = np.frombuffer(values, streaming.row)[0], np.frombuffer(values, streaming.joined)[0]
+    return {name: row[name] for name in streaming.row.names or ()} if all_finite(joined) else None
 
 
 def have_seen(values: Mapping[str, NDArray[Any]], streaming: Streaming, offset: int) -> bool:
@@ -115,20 +115,17 @@ def have_seen(values: Mapping[str, NDArray[Any]], streaming: Streaming, offset: 
 
     A graph may compute places and widths from the count: with a forged one it fails, for all rows of a batch.
     """
-    counted = [state.name for state in streaming.states if state.counts and state.name == _STEPS_SEEN]
+    counted = [state.name for state in streaming.states if state.name == _STEPS_SEEN and state.counts]
     return all(values[name].tolist() == [offset] for name in counted)
 
 
 def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
     """The state of a text, all before its tag, and the tag, which may be wrong; None for a text of another form."""
-    try:
-        letters = text.encode("ascii").translate(_TO_BASE64)
-        raw = a2b_base64(letters + b"=" * (-len(letters) % 4), strict_mode=True)
-    except ValueError:
+    if any([letter in text for letter in _OTHER_FORMS]):
         return None
-    # The decoder does not look at the bits that are left over in the last letter.
-    rest = len(raw) % 3
-    if rest and b2a_base64(raw[-rest:], newline=False)[: rest + 1] != letters[-rest - 1 :]:
+    try:
+        raw = _BASE64.validate_json(f'"{text}{"=" * (-len(text) % 4)}"')
+    except ValidationError:
         return None
     if len(raw) < _HEAD.size + _TAG_BYTES:
         return None
@@ -136,6 +133,11 @@ def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
     number, digest, offset = _HEAD.unpack_from(content)
     is_plain = hmac.compare_digest(_tag(content, None), tag)
     return None if number != FORMAT else (SequenceState(digest, offset, content[_HEAD.size :], is_plain), content, tag)
+
+
+def _text(content: bytes) -> str:
+    """The base64url of bytes, without padding."""
+    return to_json(content, bytes_mode="base64")[1:-1].rstrip(b"=").decode()
 
 
 def _tag(content: bytes, key: bytes | None) -> bytes:
