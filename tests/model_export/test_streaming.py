@@ -10,6 +10,8 @@ from onnx import ModelProto, helper, numpy_helper
 from lengthwise.errors import VerificationError
 from lengthwise.padding import PaddedBatch, Sample, pad
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.onnx.beginnings import without_states
+from lengthwise.runtime.onnx.pattern import NotFound
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import draw
 from lengthwise_export.onnx_graphs import precision
@@ -45,6 +47,38 @@ def test_chunks_have_the_answer_to_the_whole_at_int8(name: str):
     streaming_graph, described = streaming(name, int8=True)
     assert Session(streaming_graph.SerializeToString(), described).integer
     prove(streaming_graph, described, None, seed=1)
+
+
+def test_running_attention_is_computed_of_valid_steps_only():
+    model, described = streaming("attention_pooling")
+    assert Session(model.SerializeToString(), described).kernels.endswith("+attention")
+
+
+READ_OTHERWISE = (
+    *("a_figure_of_short_sequences", "a_tap_far_ahead", "a_tap_far_back", "attention_behind_convolutions"),
+    *("attention_summed_by_a_product_with_ones", "causal_convolutions", "convolution_that_looks_ahead"),
+    *("convolution_that_looks_ahead_of_a_mask", "differences_of_steps", "each_step_behind_convolutions"),
+    *("each_step_of_causal_taps", "many_figures_behind_convolutions", "missing_values_before_a_convolution"),
+)
+"""Models whose states are joined to the steps: they are read also where a sequence begins."""
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize("name", [name for name in STREAMING if name != "positions_without_an_end"])
+def test_a_graph_without_its_states_has_the_same_bits(name: str):
+    model, described = streaming(name)
+    content = model.SerializeToString()
+    if name in READ_OTHERWISE:
+        with pytest.raises(NotFound):
+            without_states(content, described)
+        return
+    rows = draw(described, [1, 3, 20, 33, 6], 10)
+    steps = [row.steps if isinstance(row, Sample) else row for row in rows]
+    expected = Session(content, described).run(pad(rows), ("logits", "attention"))
+    found = Session(without_states(content, described), manifest(name)).run(pad(steps), ("logits", "attention"))
+    np.testing.assert_array_equal(found.logits, expected.logits)
+    if expected.attention is not None:
+        np.testing.assert_array_equal(found.attention, expected.attention)
 
 
 @pytest.mark.parametrize("name", REFUSED)

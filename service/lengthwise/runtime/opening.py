@@ -20,12 +20,20 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise.errors import ModelError, as_model_errors
-from lengthwise.padding import RowInput, pad, rounded_width, step_mask
+from lengthwise.padding import PaddedBatch, RowInput, pad, rounded_width, step_mask
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
 from lengthwise.runtime.manifest import Manifest
-from lengthwise.runtime.onnx import attention, convolutions, integer_layers, kernel_shares, nan_trial, summaries
+from lengthwise.runtime.onnx import (
+    attention,
+    beginnings,
+    convolutions,
+    integer_layers,
+    kernel_shares,
+    nan_trial,
+    summaries,
+)
 from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
 
@@ -113,6 +121,32 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
         except Exception as error:  # whatever failed, the graph works without them
             log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
     return Opened(session, kernels, _may_be_recurrent(content) or kernels == ATTENTION)
+
+
+def open_without_states(source: Source, manifest: Manifest, threads: int, device: Device, streaming: Any) -> Any:
+    """Opens a session of the graph of `onnx.beginnings`, for batches without states; None if there is none.
+
+    There is none for a model that does not stream, and on devices; where a node is not known; and where the answers
+    would have other bits than those of the session `streaming`, as other kernels run the graph.
+    """
+    if manifest.streaming is None or device.provider != CPU_DEVICE.provider:
+        return None
+    ordinary = Manifest(**{name: getattr(manifest, name) for name in Manifest.model_fields} | {"streaming": None})
+    try:
+        graph = beginnings.without_states(source.content(), manifest)
+        session, *_ = open_graph(source.replaced(graph), ordinary, threads, device)
+        names = [output.name for output in session.get_outputs()]
+        answers = [
+            runtime.run(names, feed(manifest.graph, _trial(each)))
+            for runtime, each in ((session, ordinary), (streaming, manifest))
+        ]
+        require(all(map(np.array_equal, *answers)))
+    except Exception as error:  # of onnxruntime, too; the graph with its states answers as well
+        log.info(
+            "%s: sequences without states run with them: %s", manifest.key, str(error) or "they are read otherwise"
+        )
+        return None
+    return session
 
 
 _WithKernels = tuple[Any, str]
@@ -281,13 +315,21 @@ def _with_attention(
 def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: float) -> None:
     """Requires that the answers of a replaced graph are those of the plain session but for rounding (`_SAME`).
 
-    The sequences are random, of several lengths, and so is the padding, which is `padding` times as large. What stands
-    beside them is zero.
-
     Raises:
         ModelError: They are not.
     """
-    names, random = manifest.graph, np.random.default_rng(0)
+    names, batch = manifest.graph, _trial(manifest, padding)
+    actual, expected = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
+    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
+        raise ModelError("its masks are not of valid steps, or its axes are in another order")
+
+
+def _trial(manifest: Manifest, padding: float = 0) -> PaddedBatch:
+    """A batch of random sequences, of several lengths. Their padding is `padding` times as large.
+
+    What stands beside them is zero, or a state where a sequence begins.
+    """
+    random = np.random.default_rng(0)
     lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in _TRIAL_LENGTHS})
     zeros = zero_batch(manifest, len(lengths), rounded_width(lengths[-1], manifest.width_multiple))
     batch, steps = replace(zeros, lengths=np.array(lengths, np.int32)), zeros.steps
@@ -296,9 +338,7 @@ def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: floa
     else:
         steps[:] = random.standard_normal(steps.shape)
         steps[~step_mask(batch.lengths, batch.width)] *= padding
-    actual, expected = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
-    if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
-        raise ModelError("its masks are not of valid steps, or its axes are in another order")
+    return batch
 
 
 _KERNELS: Final = (

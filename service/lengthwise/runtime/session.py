@@ -28,7 +28,7 @@ from lengthwise.runtime import device_memory, recurrent_kernels
 from lengthwise.runtime.binding import Slot
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, StreamState
-from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_graph
+from lengthwise.runtime.opening import INTEGER, Source, inputs_on_device, open_graph, open_without_states
 from lengthwise.runtime.provider import CPU_DEVICE, Device
 
 log = logging.getLogger("lengthwise.session")
@@ -112,6 +112,7 @@ class Session:
         # 2. The graph's names of its outputs; the axes of each output in the order of `Outputs`, and in the graph's.
         self._outputs = {output: name for output in _NAMED if (name := getattr(names, output)) is not None}
         self._states = {f"{state.name}_next": state for state in manifest.states}  # by the graph's name of the output
+        self._without_states = open_without_states(source, manifest, threads, devices[0], self._session)
         self._check(manifest)
         self._axes: dict[OutputName, tuple[str, ...]] = {
             "logits": ("rows", "width", "classes") if manifest.task == "per-step" else ("rows", "classes"),
@@ -158,6 +159,11 @@ class Session:
         names = [output for output in outputs if output in self._outputs]
         states = self._states if "states" in outputs else {}
         inputs = feed(self._names, batch)
+        session = self._session
+        if batch.begins and not states and self._without_states is not None:
+            session = self._without_states
+            for state in self._manifest.states:
+                del inputs[state.name]
         if self._slots:
             slot = self._free.get()
             try:
@@ -165,7 +171,7 @@ class Session:
             finally:
                 self._free.put(slot)
         else:
-            results = self._session.run([*(self._outputs[output] for output in names), *states], inputs)
+            results = session.run([*(self._outputs[output] for output in names), *states], inputs)
         if self._names.time_first or self._names.classes_first:
             for index, output in enumerate(names):
                 order = [self._graph_axes[output].index(axis) for axis in self._axes[output]]

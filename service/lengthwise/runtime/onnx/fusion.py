@@ -392,6 +392,24 @@ class _Fusion(KnownSteps):
         self._pooled(node, operator, [value.name, self._lengths], axes)
         return None
 
+    def _log_sum(self, node: Node) -> None:
+        """The logarithm of a sum of exponentials over the steps, of what is very small at padding; its axis stays.
+
+        Of a row without steps it is minus infinity.
+        """
+        value, output = self._steps(node.inputs[0]), node.outputs[0]
+        place = int(self._only_axis(node)) % len(value.axes)
+        require(value.axes[place] == "s" and "d" not in value.axes and node.attributes.get("keepdims", 1))
+        require((value.padding or 0) <= HIDDEN)
+        axes, largest = value.axes.replace("s", "1"), f"{output}/largest"
+        self._own("StepMax", [value.name, self._lengths], largest, axes=axes)
+        spread = self._own("Spread", [value.name, self._lengths, largest], _packed(largest))
+        smaller = self._own("Sub", [value.name, spread], f"{output}/smaller", "")
+        powers = self._own("Exp", [smaller], f"{output}/powers", "")
+        total = self._own("StepSum", [powers, self._lengths], f"{output}/total", axes=axes)
+        logarithm = self._own("Log", [total], f"{output}/logarithm", "")
+        self._of_rows[self._own("Add", [largest, logarithm], output, "")] = axes
+
     _READERS: Final[dict[str, Callable[..., StepValue | None]]] = {
         **dict.fromkeys(_ON_ELEMENTS, _elements),
         **dict.fromkeys(LAYERS, _layer),
@@ -403,8 +421,8 @@ class _Fusion(KnownSteps):
             "Range": KnownSteps._range,
             "Reshape": _reshape,
         },
-        **{"ReduceMax": _reduced, "ReduceSum": _reduced, "Softmax": _softmax, "Squeeze": _squeeze},
-        **{"Transpose": _transpose, "Unsqueeze": _squeeze},
+        **{"ReduceLogSumExp": _log_sum, "ReduceMax": _reduced, "ReduceSum": _reduced, "Softmax": _softmax},
+        **{"Squeeze": _squeeze, "Transpose": _transpose, "Unsqueeze": _squeeze},
     }
     """The methods by operator. None stands for a rectangle that other nodes than the original one make."""
 

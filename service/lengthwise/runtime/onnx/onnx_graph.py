@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -174,7 +174,7 @@ _TYPES: Final[dict[int, np.dtype[Any]]] = {
 }
 # Numbers of fields in `onnx.proto`, by message
 _MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA, _MODEL_TRAINING, _MODEL_FUNCTION = 7, 8, 14, 20, 25
-_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 12, 15
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _FUNCTION_NODE, _FUNCTION_ATTRIBUTE = 7, 11
 _VALUE_NAME: Final = 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 3, 4, 5, 7
@@ -321,6 +321,17 @@ class Graph:
             (_TENSOR_RAW, numbers.astype(_TYPES[kind]).tobytes()),
         ]
         self._graph_fields.append((_GRAPH_TENSOR, encode(tensor)))
+
+    def remove_ends(self, names: Set[str]) -> None:
+        """Removes inputs and outputs of the graph by their names."""
+        self.outputs = [name for name in self.outputs if name not in names]
+        self._graph_fields = [
+            (number, content)
+            for number, content in self._graph_fields
+            if number not in (_GRAPH_INPUT, _GRAPH_OUTPUT)
+            or not isinstance(content, memoryview)
+            or names.isdisjoint(Message(content).texts(_VALUE_NAME))
+        ]
 
     def remove_unused(self) -> None:
         """Removes the nodes whose outputs nothing uses."""
