@@ -42,7 +42,7 @@ _HEAD: Final = struct.Struct("<B16sQ")
 _TAG_BYTES: Final = 16
 _STEPS_SEEN: Final = "steps_seen"  # the state of an exported model that counts its steps
 # A decoder of base64, five times as fast as `binascii`. It reads a text of JSON, and other alphabets and paddings, too
-_BASE64: Final = SchemaValidator({"type": "bytes"}, config={"val_json_bytes": "base64"})  # type: ignore[arg-type]
+_BASE64: Final = SchemaValidator({"type": "bytes"}, config={"val_json_bytes": "base64"})
 _OTHER_FORMS: Final = "+/=\\"  # letters of texts that it reads, and that are none of a state's
 _PIECE_BYTES: Final = 2047  # for a longer one hashlib releases the interpreter lock, and under load waits for it again
 _KEY: Final = re.compile(rb"(?:[0-9a-fA-F]{2}){32,}")

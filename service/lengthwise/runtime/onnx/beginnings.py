@@ -122,7 +122,8 @@ class _Beginning(Pattern):
         if node.operator == "Greater" and node.inputs[0] in self._positive:
             return 1.0 if self.graph.constants.get(node.inputs[1]) == (0,) else None
         if self._numbers.keys().isdisjoint(node.inputs):
-            return self._shares(node) if node.operator == "Split" else None
+            self._shares(node)
+            return None
         if node.operator in _LAYERS:
             kept = [name for name in node.inputs if self._numbers.get(name) != 0]
             _read(node, kept if len(kept) == _FIRST_STATE else node.inputs)
@@ -135,7 +136,8 @@ class _Beginning(Pattern):
 
     def _shares(self, node: Node) -> None:
         """Of a sum of exponentials, the shares of earlier steps and of these: `Exp (Concat (earlier, these) - sum)`."""
-        with suppress(NotFound, KeyError):
+        with suppress(NotFound, KeyError, ValueError):
+            require(node.operator == "Split")
             difference = self.maker(self.maker(node.inputs[0], "Exp").inputs[0], "Sub")
             earlier, _ = self.maker(difference.inputs[0], "Concat").inputs
             require(self.maker(difference.inputs[1], "ReduceLogSumExp").inputs[0] == difference.inputs[0])
