@@ -41,7 +41,9 @@ class StaticValues(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """`[rows, out_features]`: the numbers, and then the inputs of each category."""
-        numbers = (values[:, self.numbers] - self.mean) / self.std
+        # Where none is a category, nothing is chosen: that would be operators of the graph, which take time in each run
+        numbers = values[:, self.numbers] if any(self.sizes) else values
+        numbers = (numbers - self.mean) / self.std
         features = [torch.where(numbers.isnan(), 0.0, numbers)]
         for index, size in enumerate(self.sizes):
             if size:

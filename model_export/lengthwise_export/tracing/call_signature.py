@@ -163,7 +163,9 @@ class CallSignature:
             of_sequence = self._of_sequence(beside[name], own_lengths, None)
             arguments |= {f"{name} {role}": argument for role, argument in of_sequence.items()}
         if STATIC in beside:
-            columns = torch.split(beside[STATIC], [static.count for static in self.statics], dim=1)
+            counts = [static.count for static in self.statics]
+            # Those of one argument are no part: to divide them would be an operator of the graph
+            columns = torch.split(beside[STATIC], counts, dim=1) if len(counts) > 1 else [beside[STATIC]]
             arguments |= {static.role: static.of(values) for static, values in zip(self.statics, columns, strict=True)}
         return arguments
 

@@ -49,6 +49,7 @@ typedef struct {
     Py_ssize_t id_bytes;           /* of that text, without the quote behind it */
     int has_escapes;               /* whether that text has a backslash */
     int has_list;                  /* whether a step is an array */
+    const float *beside;           /* the numbers beside it; NULL where only Python can read them */
     Py_ssize_t faults;             /* of all steps */
     Py_ssize_t first_told, told;   /* which of the faults of the reader are its own */
 } Sequence;
@@ -68,6 +69,7 @@ typedef struct {
     int takes_missing;        /* whether null is a missing value, NaN */
     int in_detail;            /* whether to go on where something is not ordinary */
     int takes_more;           /* whether an item may have other fields, which Python reads */
+    Py_ssize_t beside;        /* how many numbers stand beside a sequence, none of them missing; 0 where Python reads them */
     float *values;            /* one of these two is used */
     int64_t *tokens;
     Py_ssize_t count, room;   /* numbers read, and that there is memory for */
@@ -75,6 +77,7 @@ typedef struct {
     Sequence *sequences;
     Py_ssize_t sequence_count, sequence_room;
     int is_plain;             /* whether no sequence is an object */
+    int has_more;             /* whether Python has to read a field of a sequence */
     Fault *faults;
     Py_ssize_t fault_count, fault_room;
     Py_ssize_t parts;         /* arrays, objects and strings */
@@ -528,11 +531,33 @@ static const char *read_steps(Reader *reader, const char *p, Sequence *sequence)
     return fits || in_detail ? p + 1 : NULL;
 }
 
+/* The numbers beside a sequence, from their bracket on, to the end of the memory for numbers: they are shorter than their
+ * text. The place behind them, or NULL where they are not ordinary. */
+static const char *read_beside(Reader *reader, const char *p, Sequence *sequence)
+{
+    const Py_ssize_t first = reader->room - reader->beside;
+    if (sequence->beside || !reader->beside || first < reader->count) return NULL;
+    float *out = reader->features ? reader->values + first : (float *)(reader->tokens + first);
+    for (Py_ssize_t i = 0; i < reader->beside; i++) {
+        if (*p != (i ? ',' : '[')) return NULL;
+        if (!(p = read_value(reader, past_space(p + 1), out + i)) || isnan(out[i])) return NULL;
+        p = past_space(p);
+    }
+    if (*p != ']') return NULL;
+    reader->room = first;
+    reader->parts++;
+    sequence->beside = out;
+    return p + 1;
+}
+
 /* One entry of the array of sequences; the place behind it, or NULL. */
 static const char *read_sequence(Reader *reader, const char *p, Sequence *sequence)
 {
     *sequence = (Sequence){.first_told = reader->fault_count};
-    if (*p == '[') return read_steps(reader, p, sequence);
+    if (*p == '[') {
+        reader->has_more = 1; /* where it should have numbers beside it, Python says so */
+        return read_steps(reader, p, sequence);
+    }
     reader->is_plain = 0;
     sequence->start = p;
     if (*p != '{') return reader->in_detail ? sequence->end = past_json(p, &reader->parts) : NULL;
@@ -552,7 +577,12 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
             p = past_string(p + 1, &sequence->has_escapes);
             sequence->id_bytes = p ? p - 1 - sequence->id : 0;
         } else if (reader->takes_more) {
-            p = past_json(p, &reader->parts);
+            const char *value = p;
+            int is_beside = *p == '[' && strncmp(name, "\"static\"", 8) == 0;
+            if (!is_beside || !(p = read_beside(reader, value, sequence))) {
+                reader->has_more = 1;
+                p = past_json(value, &reader->parts);
+            }
         } else {
             return NULL;
         }
@@ -562,6 +592,7 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
         if (*p != ',') return NULL;
     }
     sequence->end = p + 1;
+    reader->has_more |= !sequence->beside;
     return sequence->steps || reader->in_detail ? p + 1 : NULL;
 }
 
@@ -630,6 +661,14 @@ static PyObject *made(const Reader *reader, const char *body)
         is_made = id && PyList_SetItem(ids, i, id) == 0;
     }
     if (is_made && !reader->takes_more) return Py_BuildValue("NNN", bytes, ends, ids);
+    if (is_made && !reader->has_more) {
+        size = (size_t)reader->beside * sizeof(float);
+        PyObject *beside = PyBytes_FromStringAndSize(NULL, reader->sequence_count * (Py_ssize_t)size);
+        for (Py_ssize_t i = 0; beside && i < reader->sequence_count; i++)
+            memcpy(PyBytes_AsString(beside) + (size_t)i * size, reader->sequences[i].beside, size);
+        if (beside) return Py_BuildValue("NNNN", bytes, ends, ids, beside);
+        is_made = 0;
+    }
     PyObject *places = is_made ? PyList_New(reader->sequence_count) : NULL;
     for (Py_ssize_t i = 0; places && i < reader->sequence_count; i++) {
         const Sequence *found = reader->sequences + i;
@@ -693,7 +732,7 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     in_detail, takes_more)\n--\n\n"
+             "     in_detail, takes_more, beside)\n--\n\n"
              "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
@@ -701,7 +740,9 @@ PyDoc_STRVAR(read_doc,
              "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n\n"
              "Of a single sequence that is an array, only the values.\n\n"
              "takes_more: whether an item may have other fields; then a fourth entry follows, of each item the places\n"
-             "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n\n"
+             "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n"
+             "beside: the length of the array `static` of an item, of numbers. If each item has it, and no other\n"
+             "fields than steps and id, the fourth entry is these numbers, as the bytes of float32.\n\n"
              "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or\n"
              "only the reader in Python can tell.\n"
              "count, parts: the number of items, and of all arrays, objects and strings.\n"
@@ -714,14 +755,15 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     PyObject *body;
     const char *start, *end;
     Py_ssize_t from, to;
-    reader.takes_more = 0;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|p", &body, &from, &to, &reader.most_sequences, &reader.features,
+    reader.takes_more = reader.has_more = 0;
+    reader.beside = 0;
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pn", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.in_detail, &reader.takes_more))
+                          &reader.in_detail, &reader.takes_more, &reader.beside))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
-    if (reader.features < 0 || reader.vocabulary < 0) {
-        PyErr_SetString(PyExc_ValueError, "features and vocabulary are numbers from 0");
+    if (reader.features < 0 || reader.vocabulary < 0 || reader.beside < 0) {
+        PyErr_SetString(PyExc_ValueError, "features, vocabulary and beside are numbers from 0");
         return NULL;
     }
     reader.sequences = reader.small_sequences;

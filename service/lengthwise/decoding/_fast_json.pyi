@@ -17,6 +17,7 @@ def read(
     takes_missing: bool,
     in_detail: bool,
     takes_more: bool = ...,
+    beside: int = ...,
     /,
 ) -> Any:
     """The sequences of `body[start:end]`, or `in_detail` what is wrong with them; None where they are not ordinary."""

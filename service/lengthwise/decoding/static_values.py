@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,6 @@ from lengthwise.decoding.sent_steps import fits_float32
 from lengthwise.runtime.feature_names import listed, similar
 from lengthwise.runtime.manifest import Manifest, StaticInput
 from lengthwise.wrong_values import counted
-
-_LARGEST: Final = 3e38  # of numbers that surely fit into float32
 
 
 def description(static: StaticInput) -> str:
@@ -42,10 +40,6 @@ def read(value: Any, at: str, manifest: Manifest, problems: Problems) -> NDArray
     static = manifest.input.static
     if static is None:
         return None
-    # Nearly always they are numbers that fit; else see what each is
-    is_plain = type(value) is list and len(value) == static.count and not static.categories
-    if is_plain and all([type(number) is float and -_LARGEST < number < _LARGEST for number in value]):
-        return np.array(value, dtype=np.float32)
     keys = static.value_names
     if isinstance(value, Mapping) and static.names is not None:
         unknown_fields(value, frozenset(keys), at, problems)
