@@ -43,6 +43,7 @@ LONGEST_FUNCTION: Final = 40  # lines of code
 LONGEST_NAME: Final = 70  # characters
 
 TESTS_FOR_CODE: Final = "statements of tests for one of the packages"
+_parsed: Final = functools.cache(ast.parse)
 _FUNCTIONS: Final = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 HEAD: Final = "# What `python -m benchmarks.size` may count at most; its head says how a bound falls, and how it rises."
@@ -162,20 +163,18 @@ def functions(source: str) -> Iterator[tuple[str, int]]:
 
     The signature counts; docstrings, comments and blank lines do not. Nor do decorators.
     """
-    rows = source.splitlines()
-    code = {number for number, row in enumerate(rows, 1) if row.strip() and not row.strip().startswith("#")}
-    tree = ast.parse(source)
-    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Expr) and not _is_statement(node))
-    for text in texts:
+    rows = enumerate(map(str.strip, source.splitlines()), 1)
+    code = {number for number, row in rows if row[:1] not in ("", "#")}
+    tree = _parsed(source)
+    for text in (node for node in ast.walk(tree) if isinstance(node, ast.Expr) and not _is_statement(node)):
         code -= {*range(text.lineno, (text.end_lineno or text.lineno) + 1)}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node.name, len(code.intersection(range(node.lineno, (node.end_lineno or node.lineno) + 1)))
 
 
-@functools.cache
 def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text("utf-8"))
+    return _parsed(path.read_text("utf-8"))
 
 
 def _is_statement(node: ast.AST) -> bool:

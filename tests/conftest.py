@@ -57,13 +57,13 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores: a test with a server in a process of its own mostly waits.
+    """One process for each core.
 
-    Each imports torch and collects all tests, which takes ten seconds of processor time: more than eight are not worth
-    it by day. `make gallery PARALLEL="--numprocesses 64 --dist worksteal"` has more.
+    Each imports torch and Keras, and collects all tests, which takes some twenty seconds of processor time: more than
+    eight are not worth it by day. `make gallery PARALLEL="--numprocesses 64 --dist worksteal"` has more.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores + 1, 8)
+    return min(cores, 8)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -20,6 +20,7 @@ def names(paths: list[Path]) -> set[str]:
     return {path.relative_to(quick.TESTS).as_posix() for path in paths}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "reached", "not_reached"),
     [
@@ -73,6 +74,7 @@ def test_a_file_that_is_gone_is_not_chosen(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(quick, "ROOT", tmp_path)
     assert {path.name for path in quick.changed()} == {"test_there.py", "test_new.py"}
     monkeypatch.undo()
+    monkeypatch.setattr(quick, "importers", dict)
     assert quick.chosen([quick.TESTS / "test_gone.py"]) == ([], [])
 
 
@@ -82,6 +84,7 @@ def test_processes_are_started_where_only_tests_have_changed() -> None:
     assert "not process" in quick.command([test, SERVICE / "errors.py"])[1]
 
 
+@pytest.mark.long
 def test_a_change_in_a_room_takes_a_minute_of_processor_or_less() -> None:
     rooms = [folder / room for folder in quick.PACKAGES for room in size.rooms(folder)]
     files = [room if room.is_dir() else room.with_suffix(".py") for room in rooms]
@@ -95,6 +98,7 @@ def test_a_set_fails_above_its_bound_or_with_its_command(
     most: float, command: str, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(processor_time, "MOST", {"quick": most})
+    monkeypatch.setattr(processor_time, "fixed_work", lambda: 0.5)  # it takes that long; each run of a set measures it
     monkeypatch.setattr(sys, "argv", ["", "quick", sys.executable, "-c", f"raise SystemExit({command})"])
     with pytest.raises(SystemExit) as ended:
         processor_time.main()
