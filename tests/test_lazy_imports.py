@@ -108,12 +108,14 @@ def test_a_file_that_cannot_be_written_is_told_before_a_check(tmp_path: Path) ->
     assert imported_by(*calls, ends=2).isdisjoint(NEVER)
 
 
+@pytest.mark.long
 def test_data_or_a_module_that_is_not_there_is_told_before_onnx_is_imported(tmp_path: Path) -> None:
     words = ("export", "--out", str(tmp_path / "model"))
     assert imported(*words, "examples/masking.py:lengths_given", "--data", "none.jsonl", ends=2).isdisjoint(NEVER)
     assert imported(*words, "none.py:make", ends=2).isdisjoint({"onnx", "onnx_ir", "onnxscript", "torch.onnx"})
 
 
+@pytest.mark.long
 def test_training_fixed_kernels_imports_no_scikit_learn(tmp_path: Path) -> None:
     rows = [f"{name},{step},{name * step},{'ab'[name % 2]}" for name in range(12) for step in range(6)]
     (tmp_path / "d.csv").write_text("\n".join(["id,t,x,label", *rows]) + "\n")
@@ -121,12 +123,14 @@ def test_training_fixed_kernels_imports_no_scikit_learn(tmp_path: Path) -> None:
     assert modules.isdisjoint({"sklearn", "pandas", "matplotlib", "scipy.stats", "onnx"})
 
 
+@pytest.mark.long
 def test_a_check_of_a_keras_model_imports_no_plots(tmp_path: Path) -> None:
     pytest.importorskip("keras")
     modules = imported("check", "examples/keras_masking.py:classifier", "--max-length", "40")
     assert modules.isdisjoint({"matplotlib", "sklearn", "scipy.stats"})
 
 
+@pytest.mark.long
 def test_a_check_of_a_module_needs_no_exporter() -> None:
     modules = imported("check", "examples/masking.py:lengths_given", "--max-length", "40")
     assert "torch" in modules
@@ -143,7 +147,7 @@ def test_the_parent_of_several_workers_imports_no_server() -> None:
     assert modules.isdisjoint(("fastapi", "uvicorn", "uvloop", "lengthwise.serving", "lengthwise.application", *NEVER))
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "loaded"),
     [

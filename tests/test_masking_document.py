@@ -74,9 +74,11 @@ def test_the_table_of_layers_says_what_is_measured(measured: list[Row]) -> None:
     assert verdicts(shown) == verdicts(made)
 
 
+@pytest.mark.long
 def test_what_to_write_instead_is_safe(measured: list[Row]) -> None:
     assert [row.case.name for row in measured if row.instead is not None and row.instead.verdict != "safe"] == []
 
 
+@pytest.mark.long
 def test_what_is_not_safe_has_something_to_write_instead_and_only_that(measured: list[Row]) -> None:
     assert [row.case.name for row in measured if (row.written.verdict == "safe") != (row.case.instead is None)] == []

@@ -78,7 +78,8 @@ def test_a_file_that_is_gone_is_not_chosen(tmp_path: Path, monkeypatch: pytest.M
     assert quick.chosen([quick.TESTS / "test_gone.py"]) == ([], [])
 
 
-def test_processes_are_started_where_only_tests_have_changed() -> None:
+def test_processes_are_started_where_only_tests_have_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quick, "importers", dict)
     test = quick.TESTS / "service" / "test_drain.py"
     assert "not process" not in quick.command([test])[1]
     assert "not process" in quick.command([test, SERVICE / "errors.py"])[1]

@@ -97,7 +97,7 @@ def require_equal(own: Session, plain: Session, sequences: list[Steps]) -> None:
 
 
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=[exhibit.name for exhibit in EXHIBITS])
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(8)
 def test_encoders_of_the_gallery_run_in_the_operator_for_attention(exhibit: Exhibit):
     options = TargetOptions(
         features=exhibit.features,
@@ -137,6 +137,7 @@ def test_an_export_promises_the_bits_of_the_operator_that_will_serve(published: 
     assert np.array_equal(together, [session.run(pad([steps])).logits[0] for steps in sequences])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("writes", [None, -1e9, -float("inf")])
 def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | None):
     own, plain, sequences = opened(SelfAttention(writes, grows=1e15))
@@ -230,6 +231,7 @@ class ZerosAtSteps(nn.Module):
         return self.head(joined.masked_fill(padding[:, :, None], 0.0).sum(1) / lengths[:, None])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("where", ["weights", "query", "key", "value", "scores"])
 def test_what_is_written_at_a_rare_token_is_in_the_answers(where: str):
     own, plain, sequences = opened(ZerosAtSteps(where, is_rare=True), TargetOptions(vocabulary=30_000))
@@ -238,6 +240,7 @@ def test_what_is_written_at_a_rare_token_is_in_the_answers(where: str):
     require_equal(own, plain, sequences)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("where", ["weights", "value"])
 def test_zeros_that_padding_has_in_the_operator_are_no_hindrance(where: str):
     own, plain, sequences = opened(ZerosAtSteps(where, is_rare=False), TargetOptions(vocabulary=30_000))

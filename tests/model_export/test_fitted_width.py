@@ -134,6 +134,7 @@ def test_an_answer_says_how_its_sequence_was_fitted(served: tuple[Positions, Any
         model.predict(drawn((51,)))
 
 
+@pytest.mark.long
 def test_a_recurrent_layer_runs_over_the_whole_width(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, sequences = Recurrent().eval(), drawn(LENGTHS)

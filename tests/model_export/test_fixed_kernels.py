@@ -201,7 +201,7 @@ def test_the_graph_has_the_same_bits_with_and_without_the_operator(step: str, gr
     assert np.array_equal(together, alone)
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.long
 @pytest.mark.parametrize("biases", [55, 70])
 def test_biases_that_are_compared_in_parts_of_any_size_are_recognised(biases: int) -> None:
     """The exporter writes no sizes where all parts are equal."""

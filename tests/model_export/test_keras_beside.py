@@ -72,6 +72,7 @@ def read(make: Callable[[], Any]) -> Target:
     return targets.read(make(), TargetOptions())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("make", "static"),
     [
@@ -101,6 +102,7 @@ def test_a_model_with_masks_is_sound(make: Callable[[], Any]) -> None:
     assert check(make(), max_length=24).verdict == "sound"
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("make", "operator"), [(pooled_over_padding, "GlobalAveragePooling1D"), (second_without_mask, "GlobalMaxPooling1D")]
 )
