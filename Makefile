@@ -72,7 +72,7 @@ seconds: .venv/.development ## Measures anew what each file of tests takes of th
 	$(BIN)/python -m pytest -q $(PARALLEL) -p tests.support.processor_seconds --seconds tests/seconds.json
 
 test-long: .venv/.development ## The long tests: processes that are attacked, drained and reloaded, thousands of turns each; SHARE=1/4 is a quarter
-	$(BIN)/python -m pytest -m long $(PARALLEL) $(if $(SHARE),--share $(SHARE)) $(COVERED)
+	$(BIN)/python -m pytest -m "long and not gallery" $(PARALLEL) $(if $(SHARE),--share $(SHARE)) $(COVERED)
 
 test-workers: .venv/.development ## The tests of the service once more, the long ones too, where two workers serve instead of one process
 	LENGTHWISE_WORKERS=2 $(BIN)/python -m pytest tests/service -m "not gallery" -q $(PARALLEL)

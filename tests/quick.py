@@ -4,7 +4,7 @@ A test file is reached by a change of a file that it imports, directly or not; t
 nearer it is. Without names, what differs from the branch main has changed. Of those that are reached run as many as
 `BUDGET` allows, by the processor seconds in `seconds.json`, which `make seconds` writes. Tests that start a process are
 left out, unless nothing but tests has changed. Where no change is known, or one that may reach every test, the tests of
-the service run.
+the service run. `python -m tests.quick --cost` says what each set takes, and runs nothing.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ast
 import functools
 import json
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -23,6 +24,7 @@ from typing import Final
 
 import pytest
 
+from benchmarks.size import rooms
 from lengthwise_export.interface.changed_files import files_imported_by
 
 ROOT: Final = Path(__file__).parents[1]
@@ -32,6 +34,8 @@ BUDGET: Final = 32.0
 """Processor seconds of the tests that are chosen; to start and to collect them takes some more."""
 UNKNOWN: Final = 1.0
 """Processor seconds of a new file."""
+START: Final = 14.0
+"""Processor seconds to import torch and Keras, and to collect the tests that a room reaches."""
 FEW: Final = 15.0
 """Processor seconds that one process runs as soon as several, each of which would import torch."""
 WHOLE: Final = ("tests/service", "tests/test_imports.py")
@@ -148,8 +152,28 @@ def command(files: Sequence[Path]) -> list[str]:
     return [*options, *(str(path.relative_to(ROOT)) for path in run)] if run else []
 
 
+def costs() -> dict[str, float]:
+    """The processor seconds of the tests that run where every file of a room has changed, for each room."""
+    folders = [folder / room for folder in PACKAGES for room in rooms(folder)]
+    files = [folder if folder.is_dir() else folder.with_suffix(".py") for folder in folders]
+    return {str(file.relative_to(ROOT)): sum(seconds(chosen([file])[0]).values()) for file in files}
+
+
+def say_costs() -> None:
+    """Says what a change of a room takes, in the median and in the dearest five, and the whole set."""
+    found = costs()
+    dearest = sorted(found, key=lambda room: -found[room])[:5]
+    whole = seconds(path for path in TESTS.rglob("test_*.py") if str(path.relative_to(ROOT)).startswith(WHOLE))
+    print(f"a room: {statistics.median(found.values()) + START:.0f} s of processor in the median of {len(found)}")
+    print("\n".join(f"{found[room] + START:.0f} s  {room}" for room in dearest))
+    print(f"without a known change: {sum(whole.values()) + 2 * START:.0f} s in two processes")
+
+
 def main() -> None:
     """Runs them; where each starts a process, and so is left out, nothing is wrong."""
+    if sys.argv[1:] == ["--cost"]:
+        say_costs()
+        return
     separator = sys.argv.index("--")
     names = sys.argv[1:separator]
     arguments = command([Path(name).resolve() for name in names] or changed())

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import size
 from tests import processor_time, quick
 from tests.support import processor_seconds
 
@@ -86,11 +85,12 @@ def test_processes_are_started_where_only_tests_have_changed(monkeypatch: pytest
 
 
 @pytest.mark.long
-def test_a_change_in_a_room_takes_a_minute_of_processor_or_less() -> None:
-    rooms = [folder / room for folder in quick.PACKAGES for room in size.rooms(folder)]
-    files = [room if room.is_dir() else room.with_suffix(".py") for room in rooms]
-    seconds = [sum(quick.seconds(quick.chosen([file])[0]).values()) for file in files]
-    assert statistics.median(seconds) <= quick.BUDGET
+def test_a_change_in_a_room_takes_a_minute_of_processor_or_less(capsys: pytest.CaptureFixture[str]) -> None:
+    assert statistics.median(quick.costs().values()) + quick.START <= 60
+    quick.say_costs()
+    said = capsys.readouterr().out.splitlines()
+    assert [row.partition(" ")[0] for row in (said[0], said[-1])] == ["a", "without"]
+    assert len(said) == 7
 
 
 @pytest.mark.process

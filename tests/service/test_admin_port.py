@@ -88,6 +88,7 @@ def test_its_figures_count_what_the_other_port_answers(both: tuple[ServerProcess
     assert samples(admin.get("/metrics").text)[name] == before + 1
 
 
+@pytest.mark.long
 def test_it_is_there_until_the_drain_has_ended() -> None:
     with with_admin_port() as (server, admin), server.connect() as wire:
         whole = request(GOOD)
@@ -133,6 +134,7 @@ async def test_it_wants_a_key_where_keys_are_set(tmp_path: Path) -> None:
             assert (await admin.get("/metrics", headers=bearer)).status_code == 200
 
 
+@pytest.mark.long
 async def test_grpc_loads_nothing_where_an_admin_port_is_set() -> None:
     async with listening(model(manifest()), admin_port=9000, admin_calls=True) as caller:
         for method in ("RepositoryModelLoad", "RepositoryModelUnload"):

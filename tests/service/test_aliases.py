@@ -200,6 +200,7 @@ class TestInAService:
         yield service
         await service.stop()
 
+    @pytest.mark.long
     async def test_versions_with_an_alias_are_served_beside_the_highest(self, service: Serving, tmp_path: Path) -> None:
         assert [served.manifest.version for served in service.served] == [1, 3]
         assert service.find("vowels", None).manifest.version == 1

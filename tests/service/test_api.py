@@ -80,6 +80,7 @@ def test_the_model_that_comes_along_is_loaded_without_a_path() -> None:
     assert repr(model) == "<lengthwise.Model japanese-vowels/1: 9 labels, 12 features a step, at most 1024 steps>"
 
 
+@pytest.mark.long
 def test_of_a_model_the_highest_version_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for version in (2, 10, 9):
         model_directories.place(tmp_path, version=version)
@@ -354,6 +355,7 @@ def test_an_answer_that_is_not_finite_or_a_run_that_fails_is_an_error(seconds: f
         model.predict([np.ones((2, 2)), np.ones((3, 2)), np.full((2, 2), 7)])
 
 
+@pytest.mark.long
 def test_more_sequences_than_the_planner_looks_at_are_answered_in_their_order() -> None:
     lengths = [1 + place % 5 for place in range(5000)]
     given = [np.full((length, 2), place % 7, dtype=np.float32) for place, length in enumerate(lengths)]

@@ -431,6 +431,7 @@ def test_a_pickle_among_the_golden_sequences_is_refused_and_never_unpickled(dire
 # The table
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_each_row_of_the_table_is_a_test_here_and_each_test_a_row() -> None:
     page, together = (ROOT / "docs" / "security.md").read_text().split("| two hundred times at once | gets | test |")

@@ -457,6 +457,7 @@ class Unlucky:
         return names(batch, attention)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("seconds", "options"),

@@ -39,6 +39,7 @@ def test_the_figures_come_as_json():
     assert set(load["latency_ms"]) == {"p50", "p95", "p99", "p99_9", "mean", "max"}
 
 
+@pytest.mark.long
 def test_a_sweep_has_a_row_a_rate_and_draws_them(tmp_path: Path):
     plot = tmp_path / "plots" / "sweep.png"
     result = call("--json", "--request-rate", "200:400:100", "--plot", str(plot))

@@ -84,6 +84,7 @@ def test_rounding_adds_less_than_a_twentieth_to_what_is_computed(
     assert computed < 1.05 * needed
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limits", [FEW, MANY], ids=["64 rows", "512 rows"])
 def test_there_are_few_shapes(limits: BatchLimits):
     buckets = choose(table(limits, 64.0), limits, max_length=LONGEST, multiple=4)
@@ -259,6 +260,7 @@ def test_what_serving_sees_of_a_filled_batch_is_learned_for_it():
     assert cost.predict(5, 4) == pytest.approx(2 * before, rel=0.1)
 
 
+@pytest.mark.long
 def test_serving_corrects_the_times_of_similar_shapes_only():
     cost = BucketedCosts(table(MANY, 64.0), choose(table(MANY, 64.0), MANY, max_length=LONGEST, multiple=4))
     right, wrong = (2, 16), (512, 256)
@@ -291,6 +293,7 @@ def test_a_correction_counts_at_once_and_columns_after_sixteen_runs():
     assert cost.column(16, FEW.rows) is not column
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("factor", [0.5, 1.5, 2.0])
 def test_one_slow_shape_is_learned_for_similar_shapes_and_not_for_all(factor: float):

@@ -106,6 +106,7 @@ def test_a_worker_whose_parent_is_gone_before_its_first_message_ends(monkeypatch
     assert ended.value.code == 1
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_worker_gets_its_options_on_its_channel_and_not_in_its_environment(tmp_path: Path) -> None:
     keys = tmp_path / "keys"

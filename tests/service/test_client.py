@@ -542,6 +542,7 @@ def test_what_is_exported_says_which_extra_it_needs() -> None:
     assert "pip install 'lengthwise[serve]'" in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_client_needs_no_runtime_and_says_what_it_needs() -> None:
     program = """

@@ -302,6 +302,7 @@ def test_first_runs_that_are_some_time_longer_do_not_hide_what_large_shapes_take
     assert max(_error_after_a_second(_flat_to_a_launch, cold, seed) for seed in range(8)) <= 1.6
 
 
+@pytest.mark.long
 @pytest.mark.sampled(18)
 @pytest.mark.parametrize("cold", [0.0, 3.0])
 @pytest.mark.parametrize("device", [name for name in TABLES if name != "the same, flat to 1.2 ms"])
@@ -312,6 +313,7 @@ def test_a_second_gives_the_table_of_devices_of_each_kind(device: str, cold: flo
     assert sorted(errors)[-2] <= 1.2
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
 def test_the_tables_of_a_real_device_are_right_after_a_second_with_slow_first_runs(device: str):

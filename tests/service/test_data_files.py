@@ -627,6 +627,7 @@ def test_many_columns_that_are_named_take_time_in_proportion(tmp_path: Path) -> 
     assert any(seconds(16_000) < 24 * max(seconds(2_000), 1e-3) for _ in range(5))
 
 
+@pytest.mark.long
 def test_parquet_takes_time_in_proportion(tmp_path: Path) -> None:
     def seconds(size: int) -> float:
         path = tmp_path / "d.parquet"

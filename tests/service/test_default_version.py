@@ -99,6 +99,7 @@ class TestInARepository:
             f"{of}answered by 3",
         ]
 
+    @pytest.mark.long
     async def test_a_champion_that_was_replaced_by_bad_files_stays_in_service(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -88,6 +88,7 @@ async def test_answers_are_those_of_the_cpu_whatever_fills_the_batches(folder: P
     assert await answered(TWO) == await answered((PLAIN_CPU,))
 
 
+@pytest.mark.long
 async def test_steps_and_widths_are_counted_as_they_ran_with_what_filled_them(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -147,6 +148,7 @@ async def test_rows_and_steps_of_a_batch_come_from_the_cost_table_unless_an_opti
     assert (by_option.rows, by_option.padded_steps) == (48, 16_384)
 
 
+@pytest.mark.long
 async def test_health_metrics_and_log_say_on_which_device_models_run_and_why(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
@@ -217,6 +219,7 @@ def test_a_model_on_the_cpu_takes_any_shape_and_its_costs_are_those_of_the_threa
     assert model.cost.clock is recurrent_kernels.processor_seconds
 
 
+@pytest.mark.long
 async def test_devices_make_their_first_run_while_the_models_are_verified(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -235,11 +238,13 @@ async def test_devices_make_their_first_run_while_the_models_are_verified(
         assert serving.ready
 
 
+@pytest.mark.long
 async def test_no_call_to_a_device_is_kept_for_a_check_of_its_answer(folder: Path, monkeypatch: pytest.MonkeyPatch):
     async with serving_on(ONE, folder, monkeypatch, verify_share=1) as (serving, _):
         assert serving.monitoring is None  # nor is a call that waits for such a check dropped, and counted
 
 
+@pytest.mark.long
 async def test_a_process_that_ends_leaves_the_first_run_of_a_device_behind(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -147,6 +147,7 @@ def test_two_hundred_clients_many_times(kind: str, tmp_path: Path) -> None:
             assert server.end() == 0
 
 
+@pytest.mark.long
 async def test_grpc_calls_are_answered_or_told() -> None:
     port = free_port()
     message = pb.ModelInferRequest(

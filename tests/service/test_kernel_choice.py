@@ -68,6 +68,7 @@ def test_the_faster_kernels_serve_and_near_a_tie_lengthwises(
     assert f"run in the kernels of {kernels}" in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("ratio", [0.5, 2.0])
 def test_the_next_load_has_the_same_kernels_whatever_it_would_measure(
     directory: Path, monkeypatch: pytest.MonkeyPatch, ratio: float
@@ -79,6 +80,7 @@ def test_the_next_load_has_the_same_kernels_whatever_it_would_measure(
     assert asked == []
 
 
+@pytest.mark.long
 def test_under_other_conditions_they_are_timed_again(directory: Path, monkeypatch: pytest.MonkeyPatch):
     take(monkeypatch, 2.0)
     load(directory)
@@ -103,6 +105,7 @@ def test_a_file_that_says_nothing_is_ignored(directory: Path, monkeypatch: pytes
     assert json.loads((directory / stored_measurements.KERNELS_FILE).read_text())["kernels"] == OWN
 
 
+@pytest.mark.long
 def test_kernels_that_were_not_measured_are_no_choice(directory: Path, monkeypatch: pytest.MonkeyPatch):
     take(monkeypatch, 0.5)
     load(directory)

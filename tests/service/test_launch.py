@@ -138,6 +138,7 @@ def test_what_is_neither_url_nor_folder_is_refused():
         pass
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_service_that_is_started_has_the_options_of_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LENGTHWISE_RUNNERS", "many")

@@ -191,6 +191,7 @@ async def test_a_question_for_the_head_of_the_view_has_an_end(service: Service) 
     assert service.serving.batcher.execution.watch is None
 
 
+@pytest.mark.long
 async def test_viewers_that_do_not_read_lose_their_slots_to_others(
     service: Service, made: Net, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,7 @@ logging.getLogger("lengthwise.test").info("read again")
 """
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_pipe_that_nobody_reads_stops_nothing_and_the_log_says_what_it_lacks() -> None:
     program = [sys.executable, "-c", UNREAD]
@@ -112,6 +113,7 @@ def test_a_pipe_that_nobody_reads_stops_nothing_and_the_log_says_what_it_lacks()
     assert 10_000 <= len(lines) == 12_000 - sum(int(found[1]) for found in lost if found)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_process_whose_stderr_nobody_reads_ends() -> None:
     program = [sys.executable, "-c", UNREAD.split("sys.stdin")[0]]

@@ -427,6 +427,7 @@ def test_an_archive_of_very_deep_folders_is_refused(web: Web, tmp_path: Path, de
     assert [*(tmp_path / "cache").rglob("stage-*")] == []
 
 
+@pytest.mark.long
 def test_the_members_of_an_archive_are_not_kept_in_the_memory(tmp_path: Path) -> None:
     (tmp_path / "many.tar").write_bytes(member("folder", b"", type=tarfile.DIRTYPE)[:512] * 5000 + bytes(1024))
     (tmp_path / "folder").mkdir()

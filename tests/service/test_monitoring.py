@@ -352,6 +352,7 @@ class TestRecorder:
         else:
             assert next(dataset.read(path)).names is None
 
+    @pytest.mark.long
     def test_what_waits_in_memory_is_bounded_in_bytes(self, tmp_path: Path) -> None:
         recorder = Recorder(tmp_path, 1.0, 2**30)
         steps = np.random.default_rng(0).normal(size=(2**20, 2))  # 8 MiB as float32

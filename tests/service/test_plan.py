@@ -525,6 +525,7 @@ def cheapest_seconds(of_width: tuple[int, ...], cost: CostTable) -> float:
     return cheapest(of_width)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(10)
 @pytest.mark.parametrize("block", range(10))
 def test_no_batch_of_any_padding_cost_is_dearer_than_the_best_by_a_twentieth(block: int):

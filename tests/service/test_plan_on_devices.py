@@ -17,6 +17,7 @@ from lengthwise.batching.plan import plan
 ROWS_ARE_FREE = ["flat to 256 rows", "in steps of 64 rows"]
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("device", ["flat to 256 rows", "H200, BiLSTM 2 x 128", "H200, encoder of 4 layers"])
 def test_few_slow_first_runs_precede_the_first_answer_and_suffice(device: str):
@@ -26,6 +27,7 @@ def test_few_slow_first_runs_precede_the_first_answer_and_suffice(device: str):
     assert p99 <= 1.1 * first_seconds(DEVICES[device], lengths, MOST_FIRST)[1]
 
 
+@pytest.mark.long
 @pytest.mark.sampled(9)
 @pytest.mark.parametrize("device", ROWS_ARE_FREE)
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -36,6 +38,7 @@ def test_as_many_are_answered_where_one_batch_takes_all(lengths: str, device: st
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("device", [*ROWS_ARE_FREE, "in proportion"])
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -70,6 +73,7 @@ def test_the_anchor_runs_where_fewer_rows_are_in_time_than_its_part_has():
     assert first in plan(pool, cost, BatchLimits(128, 131_072, turn_seconds=0.0), 0.0)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_four_batches_that_wait_are_answered_faster_and_have_no_longer_tail(lengths: str):
@@ -87,6 +91,7 @@ def test_a_few_long_ones_are_no_class_together_with_many_short_ones(device: str,
     assert found["p99_over_arrival"] <= 0.75
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("device", "waiting", "parts"),
@@ -126,6 +131,7 @@ def test_of_lengths_that_are_much_alike_none_waits_for_long(device: str, waiting
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("device", "waiting"), [(ROWS_ARE_FREE[0], 1024), (ROWS_ARE_FREE[1], 256)])
@@ -133,6 +139,7 @@ def test_with_few_batches_that_wait_no_draw_of_lengths_has_a_longer_tail(device:
     assert compared(DEVICES[device], drawn("uniform", seed, 10_000), waiting)["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("waiting", [256, 1024])
 def test_one_length_runs_in_a_whole_number_of_batches(waiting: int):
@@ -141,6 +148,7 @@ def test_one_length_runs_in_a_whole_number_of_batches(waiting: int):
     assert found["p99_over_arrival"] <= 1 + 1e-9
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_a_long_queue_is_divided_into_more_classes(lengths: str):
@@ -149,6 +157,7 @@ def test_a_long_queue_is_divided_into_more_classes(lengths: str):
     assert found["p99_over_arrival"] <= 1.0
 
 
+@pytest.mark.long
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("waiting", [64, 256, 1024])
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -159,6 +168,7 @@ def test_with_the_measured_costs_of_a_card_more_are_answered_and_no_tail_is_long
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize("waiting", [64, 96, 128])
 @pytest.mark.parametrize("lengths", LENGTHS)
@@ -169,6 +179,7 @@ def test_where_few_wait_none_waits_for_a_second_batch_in_vain(lengths: str, wait
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 def test_no_sequence_beside_a_cut_that_moves_misses_the_turns_of_both_parts():
     lengths = np.clip(np.random.default_rng(77).exponential(80, 30_000), 1, 400).astype(int).tolist()
     found = compared(DEVICES["H200, encoder of 4 layers"], lengths, 64)
@@ -176,6 +187,7 @@ def test_no_sequence_beside_a_cut_that_moves_misses_the_turns_of_both_parts():
     assert found["p99_over_arrival"] <= 1.1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", ["H200, BiLSTM 2 x 128", "flat to 256 rows"])
 def test_no_sequence_beside_a_moving_end_misses_the_turns_of_both_classes(device: str):

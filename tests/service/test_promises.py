@@ -163,6 +163,7 @@ def test_the_processor_that_keeps_the_bits_is_served_under_the_manifests_promise
     assert not (directory / promises.FILE).exists()
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="this processor has onnxruntime's kernels only")
 @pytest.mark.parametrize("of_the_exporter", [None, "another"], ids=["unknown", "others"])

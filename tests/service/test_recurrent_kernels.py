@@ -267,6 +267,7 @@ def test_two_directions_at_once_give_the_same_bits(kernels: Kernels, kind: str):
             assert_same(expected, session.run(None, feed))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(9)
 @of_all
 @pytest.mark.usefixtures("lending")

@@ -242,6 +242,7 @@ def changed(service: Service) -> asyncio.Event:
     return event
 
 
+@pytest.mark.long
 async def test_the_folder_is_looked_at_once_in_a_period(folder: Path) -> None:
     async with served_from(folder, reload_seconds=0.01) as service:
         place(folder, version=2)
@@ -482,6 +483,7 @@ async def test_a_call_that_was_read_before_a_change_gets_the_model_before_it() -
         assert len(service.serving.batcher.queues) == 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("change", ["replaced", "unloaded", "vanished"])
 async def test_the_memory_of_a_model_is_freed_with_its_last_request(folder: Path, change: str) -> None:

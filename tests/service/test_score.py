@@ -361,6 +361,7 @@ def test_a_model_without_attention_is_not_asked_for_it(tmp_path: Path, monkeypat
     assert "sums/1 has no attention: leave --attention out, or see docs/targets.md" in result.stderr
 
 
+@pytest.mark.long
 def test_scoring_needs_neither_torch_nor_onnx_nor_a_web_server():
     program = (
         "import sys, lengthwise.commands.score; "

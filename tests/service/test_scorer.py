@@ -445,6 +445,7 @@ sys.exit(not ended)
 """
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_forked_process_opens_its_own(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")

@@ -193,6 +193,7 @@ async def test_a_grpc_inference_call_without_a_key_is_counted_and_with_one_answe
                 await asyncio.sleep(0)
 
 
+@pytest.mark.long
 @pytest.mark.process
 async def test_grpcs_health_and_reflection_want_a_key(keys: Path) -> None:
     async with listening(model(manifest()), api_keys_file=keys) as caller:

@@ -119,6 +119,7 @@ def test_of_several_workers_the_parent_fetches_for_all(web: Web, tmp_path: Path)
     assert "secret" not in server.text
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fault", "says"),
@@ -142,6 +143,7 @@ def test_a_service_that_has_nothing_to_serve_says_why_and_ends(
         server.kill()
 
 
+@pytest.mark.long
 def test_a_service_that_waits_for_a_store_at_the_start_ends_by_a_signal(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(60)
@@ -168,6 +170,7 @@ def test_offline_a_service_starts_from_the_cache_and_asks_nobody(web: Web, tmp_p
     assert web.server.calls == []
 
 
+@pytest.mark.long
 def test_an_application_of_ones_own_serves_an_address(web: Web, tmp_path: Path) -> None:
     from starlette.testclient import TestClient
 
@@ -241,6 +244,7 @@ def test_a_fixed_address_in_the_cache_needs_no_library_of_a_store(
     assert imported() == "set()"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("command", ["serve", "score"])
 def test_a_wrong_address_ends_a_command_with_one_line(tmp_path: Path, command: str) -> None:

@@ -128,6 +128,7 @@ async def test_a_request_without_a_model_is_answered_if_the_folder_has_one_name(
         assert (await service.client.get("/readyz")).status_code == 503
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("good", [True, False])
 @pytest.mark.parametrize("versions", ["latest", "all"])
@@ -205,6 +206,7 @@ async def test_a_reload_serves_what_is_new_and_good_while_another_is_verified(fo
         assert await predict(service) == (404, "say which 'model': aaa, new, vowels")
 
 
+@pytest.mark.long
 async def test_what_has_gone_from_the_folder_is_served_until_the_look_is_over(folder: Path) -> None:
     verifier = SlowVerifier("zzz/1")
     async with starting(folder, verifier) as (service, start):

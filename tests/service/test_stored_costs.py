@@ -108,6 +108,7 @@ def test_a_kept_table_that_is_far_from_what_runs_take_is_measured_again_and_repl
     assert CostTable.from_json(json.loads(costs.read_bytes())["table"]).to_json() == again.to_json()
 
 
+@pytest.mark.long
 def test_a_directory_that_cannot_be_written_is_served_with_one_warning(
     models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -297,6 +297,7 @@ def test_what_is_pushed_to_the_hub_is_fetched_from_it(hub: Hub, models: Path, tm
     assert hub.server.calls == []
 
 
+@pytest.mark.long
 def test_a_commit_that_stays_is_not_fetched_again(hub: Hub, models: Path, tmp_path: Path) -> None:
     push(models, "hf://team/vowels")
     cache.fetch("hf://team/vowels", tmp_path / "cache")

@@ -28,6 +28,7 @@ def test_a_model_directory_that_streams_is_verified_and_streams(tmp_path: Path, 
     assert np.allclose(prediction.probabilities, loaded.predict([steps])[0].probabilities, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_states_are_signed_and_a_rotation_is_read_on_sighup(tmp_path: Path) -> None:
     place(tmp_path / "models", gru)
@@ -52,6 +53,7 @@ def test_states_are_signed_and_a_rotation_is_read_on_sighup(tmp_path: Path) -> N
     assert StateKeys(file).read(first["state"]) is None
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_a_bad_key_file_ends_the_start_with_2(tmp_path: Path) -> None:
     file = tmp_path / "state-keys"

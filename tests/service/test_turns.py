@@ -300,6 +300,7 @@ async def test_a_connection_is_charged_the_bytes_that_its_body_had() -> None:
     assert order[:3] == ["small", "caller 0", "small"]
 
 
+@pytest.mark.long
 async def test_a_packed_body_is_not_refused_for_the_size_it_waits_with(monkeypatch: pytest.MonkeyPatch) -> None:
     spaces = bytes(random.Random(1).choices(b" \t\n\r", k=600_000))  # a quarter as large when they are packed
     packed = gzip.compress(b'{"timeout_ms": 120000, "sequences": [[[1, 3]]]' + spaces + b"}")

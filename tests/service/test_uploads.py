@@ -245,6 +245,7 @@ async def test_the_process_gives_way_to_the_service_and_has_limits(tmp_path: Pat
     assert not about.exists()
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("rows", [1, 1000])
 async def test_a_small_parquet_file_of_millions_of_values_is_refused_unread(

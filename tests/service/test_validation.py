@@ -178,6 +178,7 @@ def test_an_id_is_any_text_of_256_characters(character: str) -> None:
     assert read({"sequences": [{"id": identifier, "steps": [[1, 2]]}]}).items[0].id == identifier
 
 
+@pytest.mark.long
 def test_the_collector_rests_while_a_document_lives_and_runs_again_afterwards() -> None:
     ran: list[str] = []
     body, rules = b'{"sequences":[[' + b",".join([b"[]"] * 20_000) + b"]]}", manifest(max_length=20_000)

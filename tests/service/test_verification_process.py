@@ -123,6 +123,7 @@ def test_a_graph_that_wants_more_memory_than_it_may_is_refused_with_the_bytes(tm
         loading.load(directory, LIMITS, verify=VerificationProcess(600, 256 * MEBIBYTE))
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
 def test_verification_takes_at_most_most_of_the_containers_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(modest, "memory_left_bytes", lambda: 320 * MEBIBYTE)
@@ -142,6 +143,7 @@ def test_processes_that_verify_at_the_same_time_share_what_the_container_has_lef
     assert len(processes) == 2
 
 
+@pytest.mark.long
 def test_a_process_waits_for_others_where_the_container_has_no_full_share_left(
     tmp_path: Path, processes: Started, monkeypatch: pytest.MonkeyPatch
 ):
@@ -236,6 +238,7 @@ def test_the_limits_of_a_cgroup_below_the_mount_hold_too(
     assert memory_left_bytes(tmp_path) == 300
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
 def test_the_files_of_a_model_count_as_memory_that_verification_takes(tmp_path: Path):
     directory = place(tmp_path)
@@ -355,12 +358,14 @@ def test_an_answer_without_sense_is_a_refusal(told: bytes):
         VerificationProcess(1, 1).read_verdict("m/1", 0, told, b"", 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verify", [VerificationProcess(600, 2**30), verifier.verify])
 def test_a_model_that_a_device_has_no_memory_for_is_tried_again(tmp_path: Path, verify: verifier.Verifier):
     with pytest.raises(NotVerified, match=r"GPU 0: cudaHostAlloc failed: .* \(error 2\)"):
         loading.load(place(tmp_path), LIMITS, devices=fake_device.FULL, verify=verify)
 
 
+@pytest.mark.long
 def test_the_limit_of_the_process_is_named_beside_a_device_too(tmp_path: Path):
     with pytest.raises(ModelError, match=r"more than 1073741824 bytes \(--judge-memory-bytes\)") as raised:
         loading.load(place(tmp_path), LIMITS, devices=fake_device.SPENT, verify=VerificationProcess(600, 2**30))
@@ -457,6 +462,7 @@ def test_the_first_model_is_verified_by_the_process_that_was_started_early(
     assert (first.returncode, second.returncode) == (0, 0)
 
 
+@pytest.mark.long
 def test_one_that_was_started_early_and_has_ended_is_not_used(
     folder_of_a_model: Path, early: subprocess.Popen[bytes], processes: Started
 ) -> None:
@@ -469,6 +475,7 @@ def test_one_that_was_started_early_and_has_ended_is_not_used(
     assert processes[0] is not early
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="no other system bounds the memory of a process")
 def test_one_that_was_started_early_gets_the_limits_of_its_task(
     tmp_path: Path, early: subprocess.Popen[bytes], processes: Started
@@ -521,6 +528,7 @@ def test_none_is_started_early_for_the_bundled_models() -> None:
     assert not verification_process.early
 
 
+@pytest.mark.long
 def test_one_that_waits_ends_when_nobody_can_send_it_a_task_any_more(early: subprocess.Popen[bytes]) -> None:
     assert early.stdin is not None
     early.stdin.close()

@@ -108,6 +108,7 @@ def _verifying(pid: int) -> list[int]:
     return []
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("when", ["at the start", "at a reload"])
 def test_a_signal_while_a_graph_hangs_ends_the_service_in_time(folder: Path, when: str) -> None:

@@ -136,6 +136,7 @@ def post(path: str, *headers: str, body: bytes = b"", method: str = "POST") -> b
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_over_a_socket_no_page_unloads_a_model_or_reads_anything(server: ServerProcess) -> None:
     good = orjson.dumps({"sequences": [[[0.5] * 12]]})

@@ -225,6 +225,7 @@ async def test_an_application_of_python_is_one_process() -> None:
     assert (len(health["workers"]), health["workers_reason"]) == (1, "one process")
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_serve_has_as_many_as_there_are_cores_and_says_why_and_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()

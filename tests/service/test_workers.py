@@ -100,6 +100,7 @@ def test_a_few_connections_that_stay_are_spread(workers: Workers) -> None:
     assert min(held) >= 2, held
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_ends_under_load_takes_its_own_calls_only(workers: Workers, number: signal.Signals) -> None:
@@ -188,6 +189,7 @@ def test_an_admin_call_reaches_every_worker(workers: Workers) -> None:
     assert server.client.post("/v2/repository/models/nobody/load").status_code == 404
 
 
+@pytest.mark.long
 def test_the_drain_answers_what_was_accepted_and_ends_with_0() -> None:
     with started("--workers", "2", "--drain-seconds", "170") as server:
         workers = Workers(server)
@@ -204,6 +206,7 @@ def test_the_drain_answers_what_was_accepted_and_ends_with_0() -> None:
     assert not any(map(proc.is_there, pids))
 
 
+@pytest.mark.long
 def test_a_parent_that_is_killed_takes_its_workers_along() -> None:
     with started("--workers", "2") as server:
         pids = [one["pid"] for one in Workers(server).ready()]
@@ -257,6 +260,7 @@ def test_a_number_of_workers_out_of_bounds_is_refused(given: str) -> None:
         Settings.load(workers=given)
 
 
+@pytest.mark.long
 def test_a_request_larger_than_the_share_of_a_worker_is_accepted() -> None:
     bounds = ("--max-body-bytes", str(1 << 16), "--max-inflight-bytes", str(1 << 19))
     with started("--workers", "2", *bounds) as server:

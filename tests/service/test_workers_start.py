@@ -197,6 +197,7 @@ def test_without_room_for_the_shared_memory_it_says_so(monkeypatch: pytest.Monke
         shared_file(3)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize(
@@ -225,6 +226,7 @@ def test_a_full_a_read_only_or_a_missing_place_for_shared_memory_changes_nothing
         process.wait()
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("ends", ["second signal", "killed"])
@@ -321,6 +323,7 @@ def test_an_extra_that_no_worker_has_is_said_once(tmp_path: Path) -> None:
     assert errors[0].startswith("error: 'lengthwise serve' needs fastapi, which is not installed: pip install")
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -353,6 +356,7 @@ main()
 """
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.process
 @pytest.mark.parametrize(("which", "early"), [("alone", ["early True"]), ("first", ["early True"]), ("other", [])])
@@ -362,6 +366,7 @@ def test_a_process_that_verifies_starts_before_the_service(tmp_path: Path, which
     assert ran.stdout.splitlines() == [*early, "serves"], ran.stderr
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("workers", [1, 3])
