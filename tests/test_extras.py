@@ -55,6 +55,7 @@ def test_what_is_missing_is_one_line_that_names_its_extras(extras: tuple[str, ..
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("extras", "named"), [(("bench",), "cpu"), (("cpu", "bench"), "demo")])
 def test_the_readmes_picture_is_drawn_with_the_extras_that_it_names(extras: tuple[str, ...], named: str) -> None:

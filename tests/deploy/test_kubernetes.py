@@ -306,6 +306,7 @@ CUSTOM_FIELDS = {
 }
 
 
+@pytest.mark.long
 def test_custom_objects_are_what_their_operators_read() -> None:
     node = tools.node_packages()
     custom = [one for (kind, _), one in _everything().items() if kind in CUSTOM]

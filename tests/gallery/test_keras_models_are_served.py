@@ -97,6 +97,7 @@ def test_a_mended_model_answers_as_keras_alone(exhibit: KerasExhibit, count: int
     assert worst_difference(exhibit, rows, alone(original, rows), run) <= TOLERANCE
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", sorted(NOT_MENDED))
 def test_what_cannot_be_mended_is_refused_with_the_reason(name: str) -> None:

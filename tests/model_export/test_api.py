@@ -181,6 +181,7 @@ def test_a_leak_is_not_exported(tmp_path: Path) -> None:
         lengthwise_export.export(Mean(), tmp_path / "m" / "1", **SHORT)
 
 
+@pytest.mark.long
 def test_a_report_is_shown_as_text_and_in_a_notebook() -> None:
     report = lengthwise_export.check(Mean(leaks=True), **SHORT)
     assert repr(report).startswith("<lengthwise_export.CheckReport Mean: leak, the answer to a sequence changes with: ")
@@ -257,6 +258,7 @@ def test_options_mean_what_they_mean_to_the_command(tmp_path: Path) -> None:
     assert opsets == {20}
 
 
+@pytest.mark.long
 def test_threads_check_copies_at_once_alike_and_leave_torch_as_it_was() -> None:
     sound, leaking = Mean().train(), Mean(leaks=True).train()
     before = [state(sound), state(leaking)]
@@ -269,6 +271,7 @@ def test_threads_check_copies_at_once_alike_and_leave_torch_as_it_was() -> None:
         assert_same(kept, state(module))
 
 
+@pytest.mark.long
 def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(MASKING.parents[1])
     globs = {"lengthwise_export": lengthwise_export, "folder": tmp_path}

@@ -137,6 +137,7 @@ def test_an_export_promises_the_bits_of_the_operator_that_will_serve(published: 
     assert np.array_equal(together, [session.run(pad([steps])).logits[0] for steps in sequences])
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("writes", [None, -1e9, -float("inf")])
 def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | None):
@@ -145,6 +146,7 @@ def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | Non
     require_equal(own, plain, sequences)
 
 
+@pytest.mark.long
 def test_a_written_mask_hides_padding_whose_scores_overflow():
     own, _, sequences = opened(SelfAttention(-1e9))
     batch = pad(sequences)
@@ -154,6 +156,7 @@ def test_a_written_mask_hides_padding_whose_scores_overflow():
     assert np.array_equal(own.run(wild).logits, own.run(batch).logits)
 
 
+@pytest.mark.long
 def test_parts_in_another_order_are_seen_in_the_answers():
     own, plain, sequences = opened(SelfAttention(parts_last=True))
     assert own.kernels == ONNXRUNTIME
@@ -240,6 +243,7 @@ def test_what_is_written_at_a_rare_token_is_in_the_answers(where: str):
     require_equal(own, plain, sequences)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("where", ["weights", "value"])
 def test_zeros_that_padding_has_in_the_operator_are_no_hindrance(where: str):

@@ -38,6 +38,7 @@ def test_a_badge_has_the_worst_verdict_and_loads_nothing(verdicts: list[Verdict]
     assert widths[0] == sum(widths[1:]) == float(root.get("width", 0))
 
 
+@pytest.mark.long
 def test_a_badge_does_not_hide_leaks_that_are_ignored(tmp_path: Path) -> None:
     badge = tmp_path / "padding.svg"
     target = "examples/masking.py:attention_after_lstm"

@@ -178,6 +178,7 @@ def flat(self, x: Tensor) -> Tensor:
     return self.head(self.conv(x).flatten(1))
 
 
+@pytest.mark.long
 def test_a_layer_of_a_fixed_width_is_told_with_its_line() -> None:
     with pytest.raises(UncheckableError, match=r"tests/model_export/test_blind_capture.py:\d+: "):
         targets.read(flat(), TargetOptions(channels_first=True), blind=True)

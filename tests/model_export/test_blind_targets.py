@@ -132,6 +132,7 @@ def test_a_module_of_the_steps_alone_gives_a_graph_of_the_steps_alone(name: str)
     require_equal(target, session)
 
 
+@pytest.mark.long
 def test_a_bag_of_tokens_needs_no_loop_and_a_recurrent_layer_gets_no_lengths() -> None:
     assert {node.op_type for node in made("a bag of tokens")[1].graph.node} == {"Gather", "ReduceMax", "Gemm"}
     layers = [node for node in made("recurrent")[1].graph.node if node.op_type == "LSTM"]
@@ -318,6 +319,7 @@ class SqueezedTagger(Tagger):
         return super().forward(x).squeeze()
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("module", "channels_first"), [(squeezed(), True), (SqueezedTagger(), False)])
 def test_one_row_is_answered_also_where_the_module_squeezes_it_away(module: nn.Module, channels_first: bool) -> None:

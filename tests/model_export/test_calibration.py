@@ -31,6 +31,7 @@ def run(tmp_path: Path, count: int, task: str = "single-label", **more: object) 
     return training.train(spec(task=task), noisy(count, task), options, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("task", ["single-label", "multi-label", "per-step"])
 def test_the_temperature_divides_the_head_and_changes_no_label(task: str, tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ def test_the_temperature_divides_the_head_and_changes_no_label(task: str, tmp_pa
     assert calibrated.splits["validation"].confusion == plain.splits["validation"].confusion
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("validation", [0.4, 0.0])
 def test_with_a_validation_split_manifest_and_checkpoint_name_temperature(validation: float, tmp_path: Path) -> None:

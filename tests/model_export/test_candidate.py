@@ -93,6 +93,7 @@ def test_what_is_not_said_is_found_out() -> None:
     assert from_spec(spec(), None, ExportOptions(max_length=1024)).manifest.max_length == 1024
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("name", "scores"), [("mean", None), ("sigmoid", "probabilities")])
 def test_a_users_multi_label_model_assigns_each_class_by_itself(name: str, scores: str | None, tmp_path: Path) -> None:
@@ -193,6 +194,7 @@ def needing_steps() -> list[np.ndarray]:
     return [random.random((length, 3), dtype=np.float32) for length in (5, 64, 6, 7, 5)]
 
 
+@pytest.mark.long
 def test_what_needs_some_steps_is_verified_and_served_without_shorter_ones(unpadded: PublishedModel) -> None:
     model = lengthwise.load(unpadded.directory, provider="cpu")
     assert (model.min_length, model.max_length) == (5, 64)

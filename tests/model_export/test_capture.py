@@ -261,6 +261,7 @@ def test_three_exports_of_one_process_keep_rows_and_steps_dynamic() -> None:
         assert worst(TorchSubject(module, STEPS, CallSignature(), output_selector(None)), proto) < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("forward", [guarded, from_mask])
 def test_lengths_that_were_only_checked_or_counted_are_the_graphs_own(forward: Forward) -> None:
@@ -388,6 +389,7 @@ SLICES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(11)
 @pytest.mark.parametrize("name", SLICES)
 def test_a_slice_may_end_behind_the_last_step(name: str) -> None:
@@ -420,6 +422,7 @@ def test_parts_of_an_axis_that_depends_on_the_batch_are_refused_with_their_line(
     assert "tests/model_export/test_capture.py:" in str(caught.value)
 
 
+@pytest.mark.long
 def test_features_may_be_split() -> None:
     module = made(lambda self, x, lengths: self.last(torch.cat([*x.split(2, 2)][::-1], 2), lengths))
     subject, proto = TorchSubject(module, STEPS, CallSignature(), output_selector(None)), exported(module)
@@ -458,6 +461,7 @@ def test_what_cannot_be_traced_is_named_with_file_and_line(forward: Forward, why
     assert "tests/model_export/test_capture.py:" in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("forward", [guarded, raises])
 def test_a_trace_leaves_torch_and_python_as_they_were(forward: Forward) -> None:
     def state() -> list[object]:
@@ -502,6 +506,7 @@ class Spectrum(Small):
         return self.last((spectrum.unsqueeze(0) * spectrum).squeeze(0).real[..., :3], lengths)
 
 
+@pytest.mark.long
 def test_an_export_of_complex_numbers_says_that_they_are_missing() -> None:
     with pytest.raises(ExportError, match=r"spectrum = .*: fft_rfft gives complex numbers, which are missing in ONNX"):
         exported(Spectrum())

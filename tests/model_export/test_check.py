@@ -119,6 +119,7 @@ def test_a_leak_names_operator_line_cause_and_mend_and_shows_what_moves() -> Non
     assert len(spread["mean"]) == 1
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_module_with_a_part_in_torchscript_is_judged_and_not_exported(tmp_path: Path) -> None:
     for module, verdict in ((MeanOverWidth(), "leak"), (Base(), "sound")):
@@ -128,6 +129,7 @@ def test_a_module_with_a_part_in_torchscript_is_judged_and_not_exported(tmp_path
         export(module, tmp_path / "m" / "1", features=3, max_length=40)
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_report() -> None:
     first, again, other = (judged(MeanOverWidth(), seed=seed) for seed in (3, 3, 4))
     assert first == again
@@ -258,6 +260,7 @@ def test_rounding_that_a_model_amplifies_is_no_leak() -> None:
     assert any("1-ulp input change" in note for note in report.notes)
 
 
+@pytest.mark.long
 def test_a_page_shows_the_leak_and_needs_nothing_else(tmp_path: Path) -> None:
     page = tmp_path / "leak.html"
     (leaking,) = (exhibit for exhibit in TORCH_LEAKING if exhibit.name == "mean_over_width")
@@ -269,6 +272,7 @@ def test_a_page_shows_the_leak_and_needs_nothing_else(tmp_path: Path) -> None:
     assert "http" not in text.replace("http-equiv", "")
 
 
+@pytest.mark.long
 def test_strict_makes_a_warning_bad() -> None:
     target = "tests.gallery.torch_sound.recurrent:masked_mean"
     assert CliRunner().invoke(main, ["check", target]).exit_code == 0
@@ -296,6 +300,7 @@ def test_small_models_of_tokens_are_judged() -> None:
     assert np.isfinite(report.leaks[0].difference)
 
 
+@pytest.mark.long
 def test_what_only_the_plain_path_shows_is_said() -> None:
     class Encoded(Base):
         def __init__(self) -> None:
@@ -551,6 +556,7 @@ def test_lengths_that_raise_with_others_between_are_noted_and_set_no_bound(unwan
     assert not any("needs at least" in note for note in report.notes)
 
 
+@pytest.mark.long
 def test_a_shortest_sequence_that_is_known_is_not_gone_below() -> None:
     leaking = judged(Guarded())
     assert leaking.verdict == "leak"
@@ -561,6 +567,7 @@ def test_a_shortest_sequence_that_is_known_is_not_gone_below() -> None:
     assert judged(Unpadded(), min_length=8).min_length == 8
 
 
+@pytest.mark.long
 def test_a_longest_sequence_below_the_shortest_cannot_be_checked() -> None:
     report = judged(Guarded(), min_length=9, max_length=8)
     assert report.verdict == "uncheckable"
@@ -577,6 +584,7 @@ def test_a_leak_above_the_shortest_sequence_is_still_one() -> None:
     assert (report.verdict, report.min_length) == ("leak", 5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exhibit", [one for one in TORCH_LEAKING if one.shortest > 1], ids=lambda one: one.name)
 def test_the_shortest_sequence_of_a_gallery_model_is_the_one_its_author_gives(exhibit) -> None:
     result = CliRunner().invoke(main, ["check", exhibit.target, "--json"])

@@ -94,6 +94,7 @@ def test_a_training_that_fails_leaves_a_folder_that_was_there(files: Path) -> No
     assert (files / "run").is_dir()
 
 
+@pytest.mark.long
 def test_a_run_that_is_there_is_not_overwritten_unasked(files: Path) -> None:
     trained(files)
     weights = files / "run" / "model.safetensors"
@@ -209,6 +210,7 @@ def test_an_export_without_weights_is_warned_about_and_speaks_json(files: Path) 
     assert len(answer["cases"]) > 20
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     ("target", "weights"), [("tiny.toml", "untrained"), ("tests.support.users_models:mean", "the factory's own")]
@@ -242,6 +244,7 @@ def test_a_check_of_a_directory_tells_its_promise_and_as_json_every_trial() -> N
     assert len(json.loads(run("check", "service/lengthwise/models/japanese-vowels/1", "--json").stdout)["trials"]) > 30
 
 
+@pytest.mark.long
 def test_in_a_pipe_each_sentence_of_a_report_is_one_line_without_blanks_at_its_end() -> None:
     lines = run("check", "examples/masking.py:attention_after_lstm", "--max-length", "64").stdout.splitlines()
     assert any(line.startswith("ran: ") and line.endswith(" steps") for line in lines)
@@ -250,6 +253,7 @@ def test_in_a_pipe_each_sentence_of_a_report_is_one_line_without_blanks_at_its_e
     assert lines == [line.rstrip() for line in lines]
 
 
+@pytest.mark.long
 def test_a_reason_that_is_cut_short_says_how_many_more_there_are() -> None:
     told = json.loads(run("check", "examples/masking.py:attention_after_lstm", "--json").stdout)
     moved = sum(not trial["passed"] for trial in told["trials"])

@@ -145,6 +145,7 @@ def test_objects_behind_arrays_are_refused_as_their_order_is_not_known(
     assert "its features have no names, and those of other sequences have" in ended.stderr
 
 
+@pytest.mark.long
 def test_python_trains_and_answers_by_names(tmp_path: Path) -> None:
     frame = table()
     trained = lengthwise_export.train(

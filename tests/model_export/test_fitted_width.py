@@ -97,7 +97,7 @@ def test_padding_is_zeros_behind_numbers_and_ids() -> None:
     assert fitted.padded(steps[..., None].float(), lengths, 2)[..., 0].tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
-@pytest.fixture(scope="module", params=["pad", "resample"])
+@pytest.fixture(scope="module", params=["pad", pytest.param("resample", marks=pytest.mark.long)])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Positions, Any, Manifest]:
     """The original, the model as it is served, and its manifest."""
     torch.manual_seed(0)

@@ -223,6 +223,7 @@ def test_many_requests_get_the_bits_of_plain_onnxruntime() -> None:
     assert own.run(type(batch)(batch.steps[:0], batch.lengths[:0])).logits.shape == (0, 2)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("device", [CPU_DEVICE, PLAIN_CPU])
 def test_clipped_values_are_counted_in_the_metrics(device: Device) -> None:

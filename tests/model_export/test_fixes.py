@@ -368,6 +368,7 @@ def attending(fill: float, scale: float, *, bounded: bool) -> nn.Module:
     return pooled()
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("fill", "scale", "bounded"),
@@ -557,6 +558,7 @@ def test_scores_that_are_filled_with_inf_are_a_softmax_over_padding(tmp_path: Pa
     assert "s.masked_fill(~valid_, torch.finfo(s.dtype).min).softmax(1)" in last.read_text()
 
 
+@pytest.mark.long
 def test_weights_that_are_filled_with_inf_are_masked_with_their_own_shape(tmp_path: Path) -> None:
     body = (
         VALID

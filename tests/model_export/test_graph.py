@@ -108,6 +108,7 @@ def counted(self, tokens, mask):
     return torch.where(mask[..., None], self.table(tokens), 0.0).sum(1)
 
 
+@pytest.mark.long
 def test_a_translation_parses_no_source_of_traced_functions(pooled: Pooled, monkeypatch: pytest.MonkeyPatch) -> None:
     graph.build(pooled, STEPS, name="pooled", labels=LABELS)  # imports what it translates with
     parsed: list[object] = []
@@ -166,6 +167,7 @@ def direction(total, weights):
     return nn.functional.normalize(total, dim=1)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("pool", [quotient, direction])
 def test_small_gates_keep_their_digits_where_their_sum_is_a_divisor(pool) -> None:

@@ -235,6 +235,7 @@ def by_day(names: Iterable[str], *chosen: str) -> list[Any]:
     return [pytest.param(name, marks=() if name in chosen else pytest.mark.long) for name in names]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", by_day(SOUND, "pair", "texts"))
 def test_a_sound_model_is_sound(name: str) -> None:
     module, options = SOUND[name]
@@ -282,6 +283,7 @@ def test_an_export_answers_as_the_original_alone(published: Callable[[str], Publ
     assert promise.bits
 
 
+@pytest.mark.long
 def test_a_published_model_answers_each_row_with_its_own_values(published: Callable[[str], PublishedModel]) -> None:
     model = published("columns")
     session, random = Session.load(model.directory, model.manifest), np.random.default_rng(0)

@@ -86,6 +86,7 @@ def test_an_input_without_steps_holds_static_values(make: Callable[[], Any], sta
     assert read(make).steps.static == static
 
 
+@pytest.mark.long
 def test_each_input_with_steps_is_a_sequence() -> None:
     assert read(pair).steps.sequences == (
         SequenceInput(name="first", features=4),

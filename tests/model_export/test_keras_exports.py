@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from click.testing import CliRunner, Result
 
 import lengthwise
@@ -44,6 +45,7 @@ def test_a_masked_lstm_is_published_with_lengths_in_the_place_of_its_mask(tmp_pa
     assert not np.allclose(other.probabilities, shorter.probabilities)
 
 
+@pytest.mark.long
 def test_token_ids_that_a_mask_hides_are_said(tmp_path: Path) -> None:
     path = saved(KerasLoop("gru", masked=0.0, tokens=True).model(), tmp_path)
     done = command("check", path, "--suggest", "--vocabulary", VOCABULARY, "--json")

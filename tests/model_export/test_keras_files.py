@@ -183,6 +183,7 @@ def test_an_old_file_is_examined_too(old_file: Path, tmp_path: Path) -> None:
     assert "model.save('model.keras')" in said(json.dumps(own))
 
 
+@pytest.mark.long
 def test_a_factory_may_return_a_keras_model_with_layers_of_its_own() -> None:
     name = "tests.gallery.keras_leaking:positions_from_the_end"
     target = targets.read(name, TargetOptions())

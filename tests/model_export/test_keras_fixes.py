@@ -99,6 +99,7 @@ def pasted(lines: str, fix: str, operator: str) -> str:
     return "\n".join([*before[:place], code, *kept])
 
 
+@pytest.mark.long
 @pytest.mark.sampled(60)
 @pytest.mark.parametrize(("name", "lines", "masking"), CASES, ids=lambda word: word if "\n" not in word else "...")
 def test_a_fix_that_is_followed_ends_the_leak(name: str, lines: str, masking: str, tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ def test_the_check_names_the_layer_that_leaks(name: str) -> None:
     assert "keras" in leak.cause.fix or "padding=" in leak.cause.fix or "mask" in leak.cause.fix
 
 
+@pytest.mark.long
 def test_a_published_model_answers_as_keras_alone(tmp_path: Path) -> None:
     published = lengthwise_export.export(
         two_lstms(), tmp_path / "models" / "lstm", labels=["a", "b", "c"], max_length=24
@@ -281,6 +282,7 @@ def test_a_mean_whose_padding_keras_counts_at_some_lengths_is_not_published(tmp_
     assert not (tmp_path / "models" / "mean").exists()
 
 
+@pytest.mark.long
 def test_a_step_of_zeros_is_data_and_a_notice_says_so() -> None:
     model, target = target_of(SOUND["LSTM tanh"])
     assert any("masking" in notice and "is data" in notice for notice in target.notices)
@@ -302,6 +304,7 @@ def test_the_model_of_the_caller_is_left_as_it_was() -> None:
     assert all(np.array_equal(mine, other) for mine, other in zip(before, weights_of(model), strict=True))
 
 
+@pytest.mark.long
 def test_a_model_for_one_width_takes_any() -> None:
     model, target = target_of(
         in_a_row(lambda k: [k.Input((15, FEATURES)), k.Masking(0.0), k.LSTM(4, unroll=True), k.Dense(CLASSES)])
@@ -315,6 +318,7 @@ def test_a_model_for_one_width_takes_any() -> None:
         assert np.abs(own - alone(model, padded)).max() < 1e-5
 
 
+@pytest.mark.long
 def test_raw_samples_are_sequences_of_one_value() -> None:
     model, target = target_of(
         in_a_row(lambda k: [k.Input((None,)), k.Reshape((-1, 1)), k.Masking(0.0), k.LSTM(4), k.Dense(CLASSES)])
@@ -394,6 +398,7 @@ def flagged(number: float) -> Callable[[Any], Any]:
     return body
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("make", "sequence"),
@@ -418,6 +423,7 @@ def test_a_mask_that_also_skips_valid_steps_skips_them(make: Callable[[], Any], 
     assert np.abs(ours - alone(model, steps)).max() < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("number", [0.0, 1.0])
 def test_a_comparison_that_is_a_feature_is_computed_and_padding_does_not_change_it(number: float) -> None:
@@ -535,6 +541,7 @@ def moved_by_padding(model: Any, rows: list[np.ndarray], padding: float) -> floa
     return worst
 
 
+@pytest.mark.long
 @pytest.mark.sampled(203)
 @pytest.mark.parametrize("taker", TAKERS)
 @pytest.mark.parametrize("beginning", BEGINNINGS)
@@ -552,6 +559,7 @@ def test_check_and_keras_agree_whether_padding_moves_an_answer(beginning: str, t
     assert leaks == (moved_by_padding(model, rows, padding) > 1e-4)
 
 
+@pytest.mark.long
 def test_a_mask_of_the_users_own_layer_has_a_notice_and_a_step_of_its_value_is_data() -> None:
     model, target = target_of(lambda: functional(lambda x: dense(layers(), TAKERS["Attention"](of_own_values(x)))))
     (notice,) = target.notices
@@ -629,6 +637,7 @@ def of_masked_mean(mask_of: Callable[[Any, Any], Any] | None, *, subclass: bool)
     return keras().Model(symbol, body(symbol))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("subclass", [True, False], ids=["subclass", "Embedding"])
 @pytest.mark.parametrize("kind", MASKS_OF_IDS)
@@ -728,6 +737,7 @@ def softmax_over_steps() -> Any:
     return functional(lambda x: layers().Softmax(axis=1)(layers().GRU(4, return_sequences=True)(x)))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     ("make", "output", "scores"),

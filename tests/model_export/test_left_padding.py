@@ -118,6 +118,7 @@ def test_a_model_of_the_last_step_is_sound_with_padding_on_the_left_only() -> No
     assert "[:, -1]" in line(both)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize(
     ("model", "kind", "source"),
@@ -171,6 +172,7 @@ class OfLengths(nn.Module):
         return self.head(self.of_steps(self, self.first(x) * valid[..., None], lengths, valid[..., None]))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("of_steps", "code", "words"),
@@ -217,6 +219,7 @@ def test_a_cause_is_true_where_the_padding_is_in_front(of_steps, code: str, word
     assert "last" not in leak.cause.why
 
 
+@pytest.mark.long
 def test_what_is_stated_is_tried_so_a_model_for_the_other_side_leaks() -> None:
     assert lengthwise_export.check(Decoder(), max_length=64).verdict == "uncheckable"
     report = lengthwise_export.check(Decoder(), padding="right", max_length=64)
@@ -272,6 +275,7 @@ def test_padding_that_is_recognised_by_its_id_is_a_leak_on_every_side(padding_id
     assert f"id {padding_id} " in report.leaks[0].cause.why
 
 
+@pytest.mark.long
 def test_a_comparison_with_an_id_that_is_not_padding_excuses_no_side() -> None:
     assert lengthwise_export.check(ComparesIds(), max_length=64).verdict == "uncheckable"
     assert lengthwise_export.check(ComparesIds(), padding="left", max_length=64).verdict == "sound"
@@ -298,6 +302,7 @@ def test_a_shift_over_the_padding_in_front_is_no_reduction_over_the_rows() -> No
     assert (report.verdict, report.leaks[0].kind, report.leaks[0].code) == ("leak", "pad", "LW900")
 
 
+@pytest.mark.long
 def test_a_configuration_chooses_the_padding_side_and_the_report_names_it() -> None:
     model = Decoder()
     model.config = SimpleNamespace(padding_side="left")
@@ -307,6 +312,7 @@ def test_a_configuration_chooses_the_padding_side_and_the_report_names_it() -> N
     assert lengthwise_export.check(model, padding="right", max_length=64).verdict == "leak"
 
 
+@pytest.mark.long
 def test_the_command_takes_the_side(tmp_path: Path) -> None:
     file = tmp_path / "tagger_of_left.py"
     file.write_text(f"from {__name__} import TaggerOverPadding as make\n")
@@ -354,6 +360,7 @@ class RequiresPositions(TakesPositions):
         return super().forward(input_ids, attention_mask, position_ids)
 
 
+@pytest.mark.long
 def test_positions_that_a_model_may_take_are_a_second_trial_that_decides_nothing() -> None:
     report = lengthwise_export.check(TakesPositions(), padding="left", max_length=64)
     assert (report.verdict, report.leaks[0].cause.code) == ("leak", "LW602")

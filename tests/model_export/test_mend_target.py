@@ -180,6 +180,7 @@ def test_without_mend_a_model_without_lengths_is_refused_as_before(blind: Path, 
     assert lengthwise_export.check(blind, **SHORT).fix is None
 
 
+@pytest.mark.long
 def test_the_accuracy_is_told_padded_alone_and_mended(mends_to: Give, blind: Path, tmp_path: Path) -> None:
     mends_to(mended_mean())
     data = labelled(tmp_path)
@@ -230,6 +231,7 @@ class WantsValues(CountsValues):
         return self.last(x, lengths)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "mend"), [(CountsValues, True), (WantsValues, False)])
 def test_a_sequence_of_zeros_at_which_a_model_raises_is_told(kind: type[nn.Module], mend: bool, tmp_path: Path) -> None:
@@ -282,6 +284,7 @@ class Products(nn.Module):
         return self.head(attended.reshape(x.shape[0], 8))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("scores", "weighted", "merged"),

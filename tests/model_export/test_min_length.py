@@ -47,6 +47,7 @@ class Blind(nn.Module):
 SAID: dict[str, Any] = {"features": 3, "max_length": 40}
 
 
+@pytest.mark.long
 def test_a_report_says_from_which_length_a_model_holds() -> None:
     report = lengthwise_export.check(ShortLeak(), **SAID)
     assert report.verdict == "leak"
@@ -62,6 +63,7 @@ def test_a_model_that_leaks_at_all_lengths_gets_no_such_note() -> None:
     assert [note for note in report.notes if "--min-length" in note] == []
 
 
+@pytest.mark.long
 def test_the_shortest_length_stands_in_the_manifest_of_an_export(tmp_path: Path) -> None:
     published = lengthwise_export.export(ShortLeak(), tmp_path / "m" / "1", min_length=6, **SAID)
     assert published.manifest.min_length == 6
@@ -69,6 +71,7 @@ def test_the_shortest_length_stands_in_the_manifest_of_an_export(tmp_path: Path)
     assert min(map(len, golden.sequences)) == 6
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore")
 def test_a_mend_is_proved_from_the_shortest_length_on(tmp_path: Path) -> None:
     published = lengthwise_export.export(Blind(), tmp_path / "m" / "1", mend=True, min_length=8, **SAID)

@@ -142,6 +142,7 @@ SOUND = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize("name", [*LEAKS, *SOUND])
 def test_what_a_missing_value_is_filled_with_may_come_from_its_own_sequence_only(name: str) -> None:

@@ -52,6 +52,7 @@ def test_every_node_that_computes_more_than_sizes_tells_a_line_of_the_users_code
         assert location is None or (location.file == __file__ and location.source)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "name", "source"),
     [
@@ -68,6 +69,7 @@ def test_a_node_tells_its_module(graph: onnx.ModelProto, kind: str, name: str, s
     assert (operator_name(nodes[-1]), location.source) == (name, source)
 
 
+@pytest.mark.long
 def test_attention_belongs_to_its_module(graph: onnx.ModelProto) -> None:
     of_attention = [node for node in graph.graph.node if operator_name(node).startswith("attention: ")]
     assert {"Softmax", "MatMul"} <= {node.op_type for node in of_attention}

@@ -34,6 +34,7 @@ class OrderStatistics(nn.Module):
         return (pooled[:, 0] if self.keep else pooled) + widest
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("keep", [False, True])
 def test_they_are_those_of_torch_at_every_width(keep: bool) -> None:
     module = OrderStatistics(keep=keep).eval()
@@ -72,6 +73,7 @@ OPEN: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", STABLE)
 def test_a_stable_sort_has_equal_values_in_the_order_of_torch(name: str) -> None:
@@ -85,6 +87,7 @@ def test_a_stable_sort_has_equal_values_in_the_order_of_torch(name: str) -> None
         np.testing.assert_allclose(answer, module(torch.from_numpy(values)).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", OPEN)
 def test_a_sort_with_an_open_order_of_equal_values_is_noted_with_its_line(name: str) -> None:
@@ -100,6 +103,7 @@ def test_a_sort_of_which_only_the_values_are_used_has_no_ties() -> None:
     assert ties_in(targets.read(Sorted(), TargetOptions(features=3), blind=True).build("model", 18)) is None
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("name", ["topk", "argsort"])
 def test_who_mends_or_exports_is_told_of_ties_once(name: str, tmp_path: Path) -> None:

@@ -245,6 +245,7 @@ def test_a_report_says_that_the_last_answer_is_that_to_the_padding(model: type[n
     assert any("the last answer is left out" in notice for notice in report.notices) is is_last
 
 
+@pytest.mark.long
 def test_the_command_takes_the_form_and_the_name_of_the_argument(tmp_path: Path) -> None:
     file = tmp_path / "packed_model.py"
     file.write_text(

@@ -110,6 +110,7 @@ def test_a_classifier_cuts_in_fit_and_predict(padding: Any, caplog: pytest.LogCa
         assert caplog.text.count(SAID) == 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("fill", [0.0, np.nan], ids=["zeros", "nan"])
 def test_the_command_warns_and_trains_without_the_padding(fill: float, tmp_path: Path) -> None:
@@ -171,6 +172,7 @@ def test_rows_without_a_time_are_cut_in_training_and_export(tmp_path: Path) -> N
     assert exported.exit_code == 0, exported.output
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("labels", [LABELS, None], ids=["beside", "inside"])
 def test_null_steps_behind_sequences_are_cut_in_training(labels: list[str] | None) -> None:

@@ -100,6 +100,7 @@ def test_a_model_directory_holds_its_files_and_the_manifest_their_digests(publis
     assert manifest.made["recurrent_kernels"] == Session.load(published.directory, manifest).kernels
 
 
+@pytest.mark.long
 def test_a_few_recordings_of_the_data_are_kept_and_may_be_removed(tmp_path: Path) -> None:
     records = separable(40)
     published = publish(candidate(), tmp_path / "tiny", data=records)

@@ -138,6 +138,7 @@ class Amplifies(torch.nn.Module):
         return self.last(self.gru(packed)[1][-1])
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("to", ROUNDED)
 def test_what_a_precision_answers_at_raw_values_is_said_by_its_kind_and_number(to: Precision, tmp_path: Path) -> None:
@@ -330,6 +331,7 @@ def test_int8_of_layers_that_share_their_weights_stores_them_for_each() -> None:
     np.testing.assert_allclose(found, exact, atol=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("to", ROUNDED)
 def test_a_conversion_leaves_the_float32_graph_and_gives_the_same_bytes(to: Precision) -> None:
@@ -358,6 +360,7 @@ GALLERY = {
 IN_EVERY_RUN = {"cnn_lstm", "token_cnn"}
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
     "exhibit",

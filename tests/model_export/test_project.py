@@ -157,6 +157,7 @@ def test_all_targets_are_checked_and_the_exit_code_is_that_of_a_leak(folder: Pat
     assert all(f"nets.py:{name}" in page for name in names)
 
 
+@pytest.mark.long
 def test_a_wrong_comment_ignores_nothing_and_is_an_error_beside_other_targets_too(folder: Path) -> None:
     (folder / "nets.py").write_text(MODELS.replace("\n", "  # lengthwise: ignore[LW2O1]\n"))
     alone, beside = run_check("nets.py:Leaking"), run_check("nets.py:Leaking", "nets.py:Sound", "--json")

@@ -267,6 +267,7 @@ def test_the_bad_example_of_a_rule_could_not_fail_and_the_good_one_fails_by_itse
     assert ("Tensor-likes are not close" in report) == (which == "good")
 
 
+@pytest.mark.long
 def test_an_option_watches_the_tests_whose_names_match(plain: Outcomes, watching: Outcomes) -> None:
     failing = {"test_padding_that_fails_by_itself"}
     for outcomes, watches in (

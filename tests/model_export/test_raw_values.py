@@ -132,6 +132,7 @@ class Standardised(nn.Module):
         return self.head(pooled + (flat * width * self.leaks)[:, None])
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("time_first", [True, False], ids=["steps first", "rows first"])
 @pytest.mark.parametrize("eps", [1e-5, 1e-8])
@@ -145,6 +146,7 @@ def test_rounding_that_is_divided_by_nearly_nothing_is_no_leak(eps: float, time_
     assert report.verdict == "leak", "only sequences of zeros show it, in float64 too"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("leaks", [True, False], ids=["leak", "sound"])
 def test_rounding_that_a_graph_divides_by_nearly_nothing_is_no_leak(leaks: bool, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
@@ -182,6 +184,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return lengthwise_export.export(module.eval(), out, features=3, labels=["a", "b"], max_length=64, **options)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 def test_a_promise_holds_for_flat_sequences(published: PublishedModel) -> None:
     (promise,) = published.manifest.promises

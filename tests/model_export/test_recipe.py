@@ -82,6 +82,7 @@ def test_few_records_get_fixed_kernels_unless_layers_are_asked_for(
     assert {name: getattr(model, name) for name in kind} == kind
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("model", ["", "kind = 'rocket'\nkernels = 840"])
 def test_what_was_fitted_for_the_choice_is_not_fitted_again(model: str) -> None:
@@ -155,6 +156,7 @@ def test_what_is_odd_about_the_records_is_said_whatever_is_trained(
     assert plan(spec(model), good).warnings == ()
 
 
+@pytest.mark.long
 def test_windows_that_are_too_many_for_fixed_kernels_get_layers() -> None:
     records = in_turn(np.random.default_rng(0).normal(size=(30, 2000, 1)).astype(np.float32))
     step = "features = 1\nmax_length = 1\nlong = 'window'\nnormalize = 'training'"

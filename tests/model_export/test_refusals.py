@@ -93,6 +93,7 @@ def sign_changes(self, x):
     return self.head((x[:, 1:].sign() != x[:, :-1].sign()).float().sum(1) / 10 + x.mean(1))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(("kind", "mend", "shortest"), [(deviation, False, 2), (sign_changes, True, 1)])
 def test_nan_below_a_number_of_steps_becomes_the_shortest_length(
@@ -124,6 +125,7 @@ def right_in_company(self, x, mask):
     return self.head(h[torch.arange(x.shape[0]), mask.sum(1) - 1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", [right_alone, right_in_company])
 def test_another_way_for_a_row_alone_is_a_leak_at_its_line(kind: Factory) -> None:
     module = kind()
@@ -215,6 +217,7 @@ def expansion(self, x):
     return self.head(powers.reshape(x.shape[0], 2, x.shape[1], 3).mean((1, 2)))
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("module", "why"),

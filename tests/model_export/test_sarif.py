@@ -82,6 +82,7 @@ def test_an_object_is_shown_in_the_file_that_is_named() -> None:
     assert place == {"uri": "models/bilstm.onnx", "uriBaseId": "%SRCROOT%"}
 
 
+@pytest.mark.long
 def test_a_fingerprint_stays_where_lines_move(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the same file is read again after it was changed
     text = (ROOT / "examples" / "masking.py").read_text()
@@ -117,6 +118,7 @@ def test_a_page_is_that_of_the_repository_of_a_release(monkeypatch: pytest.Monke
     rule.address_of_pages.cache_clear()
 
 
+@pytest.mark.long
 def test_the_validator_can_fail(tmp_path: Path) -> None:
     _, run = checked(tmp_path, "examples/masking.py:attention_after_lstm")
     validate({"version": "2.1.0", "runs": [run]})

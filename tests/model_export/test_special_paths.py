@@ -228,6 +228,7 @@ def test_a_mask_that_is_skipped_for_rows_of_one_length_is_told_so(alone: bool) -
     assert codes(report) == ["LW104"]
 
 
+@pytest.mark.long
 def test_the_line_is_that_of_the_way_for_rows_of_one_length() -> None:
     def pool(usual, self, h, valid, lengths):
         causal = torch.ones(h.size(1), h.size(1)).tril().bool()
@@ -250,6 +251,7 @@ def test_a_mask_that_is_skipped_where_no_row_has_padding_is_sound() -> None:
     assert judged(pooling(pool)).verdict == "sound"
 
 
+@pytest.mark.long
 def test_a_path_for_one_row_is_no_mask_skipped_for_equal_lengths() -> None:
     def pool(usual, self, h, valid, lengths):
         return h.amax(1) if len(h) == 1 else usual(self, h, valid, lengths)
@@ -285,6 +287,7 @@ def test_a_comparison_with_an_id_does_not_explain_rows_that_are_not_put_back() -
     assert codes(report) == ["LW304"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("read", [lambda h: h[:1], lambda h: h[0]], ids=["a part", "an index"])
 def test_a_reading_of_the_first_row_is_no_reading_of_a_fixed_step(read) -> None:
     report = judged(pooling(lambda usual, self, h, *rest: (pooled := usual(self, h, *rest)) - read(pooled)))
@@ -363,6 +366,7 @@ def of_many_ids(read) -> Report:
     return lengthwise_export.check(model, max_length=64)
 
 
+@pytest.mark.long
 def test_an_id_that_is_looked_for_in_the_whole_batch_is_put_into_other_rows() -> None:
     report = of_many_ids(lambda ids, valid: valid * (1 + ids % 2 * ((ids == 103) & valid).any()))
     assert (report.verdict, failed(report)) == ("leak", {"neighbours of id 103"})
@@ -459,6 +463,7 @@ def test_training_mode_shows_batch_statistics_and_leaves_the_module() -> None:
     assert torch.equal(module.norm.running_mean, mean)
 
 
+@pytest.mark.long
 def test_valid_batch_statistics_and_dropout_are_sound_in_training_mode() -> None:
     assert judged(Normalised(masked=True), train=True, max_length=60).verdict in ("sound", "warning")
     assert judged(Normalised(masked=False), max_length=60).verdict in ("sound", "warning")

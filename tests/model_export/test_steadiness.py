@@ -36,6 +36,7 @@ def test_a_module_that_changes_itself_is_not_published(kind: type, make: object,
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.long
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize("kind", LOOK_ALIKES, ids=lambda kind: kind.__name__)
 def test_what_changes_and_reaches_no_answer_does_no_harm(kind: type, tmp_path: Path) -> None:

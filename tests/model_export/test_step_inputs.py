@@ -174,6 +174,7 @@ def misspelt(self, x, mask):
     return self.out(self.mix(x)[0] * valid.unsqueeze(-1)).mean(1)  # noqa: F821
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "why", "advice"),
     [(broken, "no weights yet", "cannot be read off"), (misspelt, "name 'valid' is not defined", "--vocabulary")],

@@ -34,7 +34,7 @@ def whole(name: str, batch: PaddedBatch) -> np.ndarray:
     return session.run(PaddedBatch(batch.steps, batch.lengths)).logits
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("name", STREAMING)
 def test_chunks_have_the_answer_to_the_whole(name: str):
     promise = prove(*streaming(name), partial(whole, name), seed=1)

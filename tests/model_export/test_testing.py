@@ -35,6 +35,7 @@ def test_a_model_that_cannot_be_checked_fails_too() -> None:
         assert_padding_safe("examples/mending.py:inception", features=12)
 
 
+@pytest.mark.long
 def test_a_warning_fails_only_if_asked() -> None:
     target = "tests.gallery.torch_sound.recurrent:masked_mean"
     assert assert_padding_safe(target, features=3, second="mask", max_length=40).verdict == "warning"

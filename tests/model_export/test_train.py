@@ -46,6 +46,7 @@ def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
     assert result.progress.epochs[-1].training_loss < result.progress.epochs[0].training_loss
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("task", ["multi-label", "per-step"])
 def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
@@ -61,6 +62,7 @@ def test_the_other_heads_learn_too(tmp_path: Path, task: str) -> None:
     assert scores.evaluate(result.model, fresh, made).accuracy > 0.85
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     for name in ("one", "two", "other"):
         (tmp_path / name).mkdir()

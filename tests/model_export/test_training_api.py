@@ -56,6 +56,7 @@ def test_a_run_is_shown_exported_and_loaded(tmp_path: Path) -> None:
     assert sum(prediction.label == label for prediction, label in zip(predictions, labels, strict=True)) >= 20
 
 
+@pytest.mark.long
 def test_a_temporary_folder_goes_with_its_run() -> None:
     run = lengthwise_export.train(ROCKET, *in_memory(), progress=None)
     folder = run.directory

@@ -89,6 +89,7 @@ def test_what_the_columns_were_taken_as_is_said_and_other_splits_may_be_tables()
         trained(long_table().drop(columns="label"))
 
 
+@pytest.mark.long
 def test_keys_of_groups_and_indexes_teach_nothing() -> None:
     random = np.random.default_rng(0)
     index = pandas.MultiIndex.from_product([range(60), range(8)], names=["instances", "timepoints"])

@@ -140,6 +140,7 @@ def test_a_request_that_arrived_while_the_process_stood_still_is_answered(sent_b
         assert line.answer()[0] == 200
 
 
+@pytest.mark.long
 async def test_no_deadline_and_no_wait_depends_on_the_clock_of_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
     days = iter(range(10**9))
     jump = 86_400.0

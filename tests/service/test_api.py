@@ -90,6 +90,7 @@ def test_of_a_model_the_highest_version_is_loaded(tmp_path: Path, monkeypatch: p
         assert lengthwise.load(path).version == version
 
 
+@pytest.mark.long
 def test_links_are_followed_as_the_service_does(tmp_path: Path) -> None:
     place = model_directories.place(tmp_path, "vowels", 3)
     (tmp_path / "now").symlink_to(place)

@@ -130,6 +130,7 @@ def test_a_terminated_command_ends_as_an_interrupted_one(number: signal.Signals,
         signal.signal(number, before)
 
 
+@pytest.mark.long
 @pytest.mark.process
 @pytest.mark.sampled(15)
 @pytest.mark.parametrize("call", ["serve", "bench", "score a b --model c", "train a b", "export a", "check a"])

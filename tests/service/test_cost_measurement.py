@@ -251,6 +251,7 @@ DEVICES: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(24)
 @pytest.mark.parametrize(
     "cold", [(0.0, 0.0), (0.01, 0.0), (0.0, 3.0), (0.005, 2.0)], ids=["warm", "10 ms", "three times", "both"]
@@ -295,6 +296,7 @@ def _flat_to_a_launch(rows: int, width: int) -> float:
     return max(1.5e-3, 4.5e-7 * rows * width)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("cold", [(0.003, 0.0), (0.01, 0.0), (0.005, 2.0)], ids=["3 ms", "10 ms", "both"])
 def test_first_runs_that_are_some_time_longer_do_not_hide_what_large_shapes_take(cold: tuple[float, float]):

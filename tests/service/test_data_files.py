@@ -602,6 +602,7 @@ LINEAR: dict[str, Callable[[int], str | bytes]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", LINEAR)
 def test_each_reader_takes_time_in_proportion_to_its_file(tmp_path: Path, name: str) -> None:

@@ -79,6 +79,7 @@ async def test_under_plain_uvicorn_it_loads_answers_and_drains(app: FastAPI) -> 
     assert app.serving.batcher.draining
 
 
+@pytest.mark.long
 def test_in_a_test_client_each_block_starts_it_anew_and_its_users_routes_stay(app: FastAPI) -> None:
     from starlette.testclient import TestClient
 

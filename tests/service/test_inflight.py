@@ -263,6 +263,7 @@ async def all_taken(places: Turns) -> AsyncExitStack:
     return taken
 
 
+@pytest.mark.long
 async def test_a_body_that_waits_for_a_slot_is_counted_as_it_was_sent(service: Service) -> None:
     packed = gzip.compress(GOOD + b" " * (4 * MEBIBYTE))
     places = service.app.predict.large_bodies

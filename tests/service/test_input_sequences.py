@@ -349,6 +349,7 @@ def test_a_sequence_without_numbers_is_named(one: Any) -> None:
     assert error.value.indices == (1,)
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_no_package_of_tables_is_imported() -> None:
     code = (

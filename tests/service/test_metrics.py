@@ -171,6 +171,7 @@ def test_of_versions_that_are_gone_the_last_ones_stay_and_what_is_served_always(
     assert page.count("lengthwise_model_info{") == 1
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("variable", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])

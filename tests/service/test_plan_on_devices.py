@@ -456,6 +456,7 @@ def test_of_two_batches_the_one_runs_first_that_makes_fewer_late():
     assert plan(pool, cost, BatchLimits(rows=8), 0.0) == others
 
 
+@pytest.mark.long
 def test_no_decision_computes_what_the_widths_of_a_device_cost(monkeypatch: pytest.MonkeyPatch):
     cost, limits, buckets = true_costs(DEVICES["in proportion"])
     column = cost.column(buckets.widths[3], limits.rows)

@@ -132,6 +132,7 @@ def test_a_device_that_moves_answers_too_far_serves_nothing(directory: Path, loa
     assert not (directory / promises.FILE).exists()
 
 
+@pytest.mark.long
 def test_a_promise_that_cannot_be_kept_is_made_at_every_start(
     load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -189,6 +190,7 @@ def test_the_installed_model_is_proved_and_nothing_is_written_beside_it() -> Non
     assert (promise.bits, loading.directory_state(model_directories.BUNDLED)) == (True, before)
 
 
+@pytest.mark.long
 def test_promises_of_several_devices_are_kept_beside_each_other(directory: Path, load: Load) -> None:
     for provider in (ELSEWHERE, "Another", ELSEWHERE):
         load(provider=provider)

@@ -253,6 +253,7 @@ def test_without_onnxruntime_a_command_that_runs_graphs_names_the_extras(call: t
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.process
 def test_help_needs_no_onnxruntime():
     assert without_onnxruntime("--help").returncode == 0

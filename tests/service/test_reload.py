@@ -129,6 +129,7 @@ async def test_an_unloaded_model_is_not_found_until_it_is_loaded_again(folder: P
         assert await index(service) == {"consonants/1": ("READY", ""), "vowels/1": ("READY", "")}
 
 
+@pytest.mark.long
 async def test_a_second_name_is_warned_of_as_calls_that_name_none_are_then_not_found(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,6 +143,7 @@ async def test_a_second_name_is_warned_of_as_calls_that_name_none_are_then_not_f
     assert "others, vowels" in warned.message or "vowels, others" in warned.message
 
 
+@pytest.mark.long
 async def test_a_name_in_the_place_of_another_is_not_taken_for_a_second_one(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -506,6 +508,7 @@ async def test_the_memory_of_a_model_is_freed_with_its_last_request(folder: Path
         assert watch() is None
 
 
+@pytest.mark.long
 async def test_the_figures_of_a_version_that_is_replaced_in_place_go_on(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -388,6 +388,7 @@ def test_without_a_model_the_ones_that_there_are_are_told(tmp_path: Path, monkey
     assert "Missing option '--model'" in result.stderr
 
 
+@pytest.mark.long
 def test_of_a_model_the_highest_version_scores(tmp_path: Path):
     for version in (2, 10):
         model_directories.place(tmp_path / "models", "vowels", version, timed=True)

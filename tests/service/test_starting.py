@@ -224,6 +224,7 @@ async def test_what_has_gone_from_the_folder_is_served_until_the_look_is_over(fo
         assert (answer.status_code, answer.json()["model"]) == (200, "new")
 
 
+@pytest.mark.long
 async def test_a_look_that_nobody_waits_for_any_more_publishes_nothing(folder: Path) -> None:
     verifier = SlowVerifier("aaa/1")
     async with starting(folder, verifier) as (service, start):

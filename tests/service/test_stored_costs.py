@@ -91,6 +91,7 @@ def test_a_load_plans_with_the_table_that_the_one_before_kept_and_writes_none(mo
     assert costs.stat().st_mtime_ns == written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1e-4, 1e4])
 def test_a_kept_table_that_is_far_from_what_runs_take_is_measured_again_and_replaced(
     models: Path, factor: float

@@ -43,6 +43,7 @@ def log_in(tmp_path: Path, host: str, **more: object) -> str:
     return login
 
 
+@pytest.mark.long
 def test_an_image_that_is_pushed_is_fetched_by_its_tag_and_by_its_digest(
     registry: Registry, models: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ FIRST, SECOND = "ab" * 32, "cd" * 32
 STEPS = [[0.5, 0.25, 0.0, 1.0]]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("make", [gru, mean, convolution], ids=lambda make: make.__name__)
 def test_a_model_directory_that_streams_is_verified_and_streams(tmp_path: Path, make: Any) -> None:
     loaded = lengthwise.load(place(tmp_path, make))

@@ -256,6 +256,7 @@ LIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("lie", LIES)
 async def test_a_compressed_body_waits_by_the_bytes_it_has(monkeypatch: pytest.MonkeyPatch, lie: str) -> None:

@@ -357,6 +357,7 @@ async def test_a_table_is_read_by_the_names_of_the_model_that_the_query_names() 
     assert "and 4992 more" in other.json()["errors"][0]["detail"]
 
 
+@pytest.mark.long
 async def test_objects_in_a_file_are_refused_for_a_model_without_names() -> None:
     async with serving(model(manifest())) as service:
         path = "/console/sequences?name=a.jsonl&model=sums&version=1"

@@ -325,6 +325,7 @@ def test_the_process_has_no_secret_no_open_file_and_a_lower_priority(
     assert nice == min(19, os.nice(0) + modest.NICER)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems end it at its time only")
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path):
     directory = place_graph(tmp_path, hostile_models.endless)
@@ -498,6 +499,7 @@ def test_one_that_ended_before_its_task_was_killed_and_tried_again(
         loading.load(folder_of_a_model / "vowels" / "1", LIMITS, verify=VerificationProcess(600, 2**30))
 
 
+@pytest.mark.long
 def test_one_that_gets_no_end_ends_itself_some_seconds_after_its_time(early: subprocess.Popen[bytes]) -> None:
     assert early.stdin is not None
     early.stdin.write(pickle.dumps((1 - modest.LATER_SECONDS, 2**30)))  # and no task: it waits for one

@@ -65,6 +65,7 @@ async def test_its_own_page_and_other_programs_are_answered(headers: dict[str, s
     assert statuses == dict.fromkeys(CALLS, 200)
 
 
+@pytest.mark.long
 @pytest.mark.sampled(2)
 @pytest.mark.process
 @pytest.mark.parametrize("allowed", ["https://evil.example", "*"])

@@ -215,6 +215,7 @@ def test_a_parent_that_is_killed_takes_its_workers_along() -> None:
         wait_until(lambda: not any(map(proc.is_there, pids)))
 
 
+@pytest.mark.long
 def test_the_repository_is_read_again_by_all(tmp_path: Path) -> None:
     models = tmp_path / "models"
     shutil.copytree(bundled_models(), models)
