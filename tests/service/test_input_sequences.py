@@ -135,7 +135,6 @@ def test_every_form_of_the_same_data_is_the_same_arrays(drawn: tuple[Data, list[
         check(lengthwise.sequences(form), found)
 
 
-@pytest.mark.long
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data())
 def test_every_file_of_the_same_data_is_the_same_records(tmp_path: Path, drawn: tuple[Data, list[int]]) -> None:

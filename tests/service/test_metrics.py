@@ -197,7 +197,6 @@ shapes = st.tuples(st.integers(1, 300), st.integers(1, 20_000)).flatmap(
 )
 
 
-@pytest.mark.long
 @given(st.lists(shapes, max_size=10), st.booleans())
 def test_rows_times_width_is_valid_steps_and_padding_always(batches: list[tuple[int, int, int]], computes: bool):
     made = metrics()
