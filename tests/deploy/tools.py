@@ -20,6 +20,9 @@ CHART = DEPLOY / "helm" / "lengthwise"
 RULES = CHART / "rules"
 NODE = ROOT / ".venv" / "npm" / "node_modules"
 
+FAST_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader of libyaml, which takes a tenth of the time, where PyYAML has it."""
+
 APT = "apt-get install buildah podman runc netavark aardvark-dns iproute2 iptables debootstrap prometheus nginx-light"
 PIP = "pip install '.[deploy]'"
 NPM = "make deploy-tools"
@@ -90,7 +93,7 @@ def run(
 
 def objects(text: str) -> list[dict[str, Any]]:
     """The documents of a YAML text that are not empty."""
-    return [made for made in yaml.safe_load_all(text) if made]
+    return [made for made in yaml.load_all(text, FAST_LOADER) if made]
 
 
 def typescript(source: str, folder: Path) -> str:

@@ -234,6 +234,7 @@ class ZerosAtSteps(nn.Module):
         return self.head(joined.masked_fill(padding[:, :, None], 0.0).sum(1) / lengths[:, None])
 
 
+@pytest.mark.long
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("where", ["weights", "query", "key", "value", "scores"])
 def test_what_is_written_at_a_rare_token_is_in_the_answers(where: str):

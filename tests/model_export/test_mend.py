@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import sys
@@ -367,6 +368,7 @@ def test_every_rule_is_tried() -> None:
     assert {*RULES} - elementwise - tried == {"RNN", "Size", "Hardmax", "Loop", "Scan"}  # the last two: test_loops
 
 
+@functools.cache
 def functions_of_rules() -> dict[str, tuple[str, str]]:
     """The docstring and the code of every function in a module of rules, by its name."""
     sources = {rule.writes.__module__: sys.modules[rule.writes.__module__] for rule in RULES.values()}

@@ -69,6 +69,7 @@ SEVERAL = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing values"])
 @pytest.mark.parametrize("name", SINGLE)
 def test_a_graph_answers_a_thousand_sequences_as_its_pipeline(name: str, missing: bool) -> None:
@@ -89,6 +90,7 @@ OPTIONS = {
 }
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_of_a_scaler_is_obeyed(name: str) -> None:
     X, y, _ = recordings(missing=False)
@@ -105,6 +107,7 @@ def test_one_against_the_rest_is_exported_for_two_classes_only() -> None:
     assert model.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("missing", [False, True], ids=["whole", "missing values"])
 @pytest.mark.parametrize("name", SEVERAL)
 def test_several_labels_are_assigned_as_by_the_pipeline(name: str, missing: bool) -> None:

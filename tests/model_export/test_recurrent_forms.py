@@ -170,7 +170,7 @@ FORMS: tuple[Callable[[], Form], ...] = (
 )
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("make", FORMS)
 def test_an_exported_form_is_packed_and_answers_as_torch_does(make: Callable[[], Form]):
     module = make().eval()

@@ -44,6 +44,7 @@ class Reduced(nn.Module):
         return self.head(self.reduction(self.step(x), valid[..., None]))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("left_out", [0, 1], ids=["all steps", "all but the last"])
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_an_unread_last_step_is_a_note_whatever_the_reduction_is(name: str, left_out: int) -> None:
