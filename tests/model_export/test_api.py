@@ -281,6 +281,7 @@ def test_the_examples_in_the_docstrings_run(tmp_path: Path, monkeypatch: pytest.
     assert not any(result.failed for result in tried)
 
 
+@pytest.mark.long
 def test_a_file_that_was_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one in another folder, and one that got the same size within a second."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)

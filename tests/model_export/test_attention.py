@@ -96,6 +96,7 @@ def require_equal(own: Session, plain: Session, sequences: list[Steps]) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=[exhibit.name for exhibit in EXHIBITS])
 @pytest.mark.sampled(8)
 def test_encoders_of_the_gallery_run_in_the_operator_for_attention(exhibit: Exhibit):

@@ -72,7 +72,7 @@ def read(make: Callable[[], Any]) -> Target:
     return targets.read(make(), TargetOptions())
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
     ("make", "static"),
     [
@@ -103,6 +103,7 @@ def test_a_model_with_masks_is_sound(make: Callable[[], Any]) -> None:
     assert check(make(), max_length=24).verdict == "sound"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("make", "operator"), [(pooled_over_padding, "GlobalAveragePooling1D"), (second_without_mask, "GlobalMaxPooling1D")]

@@ -209,6 +209,7 @@ def test_a_graph_of_two_lstms_has_no_node_for_the_mask() -> None:
     assert weights < own + 2 * 4 * 8 + 20, "the weights are in the graph once; ONNX has two biases for one"
 
 
+@pytest.mark.long
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize("name", LEAKING)
 def test_the_check_names_the_layer_that_leaks(name: str) -> None:

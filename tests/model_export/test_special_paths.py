@@ -52,7 +52,7 @@ def test_every_check_tries_the_widths_of_blocks_and_one_step_beside_them() -> No
     assert max(judged(Pooled(), max_length=40).ran.widths) == 40
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("width", [31, 32, 33, 127, 128, 129])
 def test_a_path_for_one_width_is_found(width: int) -> None:
     report = judged(at(lambda wide: wide == width))
@@ -60,6 +60,7 @@ def test_a_path_for_one_width_is_found(width: int) -> None:
     assert failed(report) == {f"beside a sequence of {width} steps"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("padded", [True, False])
 def test_a_path_for_rows_of_one_length_is_found(padded: bool) -> None:
     def pool(usual, self, h, valid, lengths):
@@ -165,6 +166,7 @@ def test_a_mask_that_is_the_wrong_way_round_is_told_so(module: nn.Module) -> Non
     assert codes(report)[0] == "LW105"
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("padding", ["left", "both"])
 def test_an_inverted_mask_is_told_so_whatever_side_the_padding_is_on(padding: str) -> None:
     class Inverted(Pooled):
@@ -204,7 +206,7 @@ def test_nan_of_padded_queries_is_told_so() -> None:
     assert codes(judged(pooling(pool))) == ["LW108"]
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("block", [8, 16, 32, 64])
 def test_a_path_for_whole_blocks_is_told_so(block: int) -> None:
     report = judged(at(lambda wide: wide % block == 0))
@@ -212,12 +214,13 @@ def test_a_path_for_whole_blocks_is_told_so(block: int) -> None:
     assert "128" in report.leaks[0].cause.why
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("width", [31, 33, 127, 129])
 def test_a_path_for_another_width_is_no_path_for_blocks(width: int) -> None:
     assert codes(judged(at(lambda wide: wide == width))) == ["LW207"]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_mask_that_is_skipped_for_rows_of_one_length_is_told_so(alone: bool) -> None:
     def pool(usual, self, h, valid, lengths):

@@ -119,6 +119,7 @@ def widths_after(longest_of_blocks: list[int], multiple: int = 1) -> Buckets:
     return buckets
 
 
+@pytest.mark.long
 def test_a_width_that_comes_often_is_not_rounded_up_and_is_again_once_it_is_rare():
     rounded = widths_after([]).padded_width(199)
     assert rounded > 199

@@ -200,6 +200,7 @@ PROCESSORS: dict[str, Callable[[int, int], float]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize(
     ("processor", "period", "first", "noise", "off_by"),
