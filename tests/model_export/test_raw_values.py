@@ -174,7 +174,7 @@ def test_a_mask_of_another_number_type_is_judged(number: torch.dtype) -> None:
     assert [leak.operator for leak in report.leaks] == ["softmax"], report.reason
 
 
-@pytest.fixture(scope="module", params=["mended", "sound"])
+@pytest.fixture(scope="module", params=[pytest.param("mended", marks=pytest.mark.long), "sound"])
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PublishedModel:
     out: Path = tmp_path_factory.mktemp("models") / "flat" / "1"
     mended = request.param == "mended"
