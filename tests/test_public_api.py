@@ -28,7 +28,7 @@ OF_CLASSES = {
         *("names", "predict", "provider", "stream", "task", "version", "vocabulary"),
     ],
     lengthwise.Prediction: [
-        *("assigned", "attention", "fitted", "id", "label", "length", "offset", "probabilities", "score"),
+        *("assigned", "attention", "decided", "fitted", "id", "label", "length", "offset", "probabilities", "score"),
         *("state", "step_labels", "step_scores", "values", "version", "windows"),
     ],
     lengthwise.Stream: ["push", "state"],

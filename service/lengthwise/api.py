@@ -53,6 +53,8 @@ class Prediction:
         id: The caller's name for the sequence, if it was given to a client with one.
         state: The state after the steps, from which the sequence goes on; None if not requested.
         offset: The steps of the whole sequence so far; None if the state was not requested.
+        decided: Of steps sent with states to a model that has `stop_at` in its manifest: whether the label is as likely
+            as that, after enough steps; else None.
         values: Of an embedding only: its values, `[dimensions]`.
         version: The version that answered.
     """
@@ -71,6 +73,7 @@ class Prediction:
     version: str | None = None
     state: str | None = field(default=None, repr=False)
     offset: int | None = None
+    decided: bool | None = None
     values: NDArray[np.float32] | None = None
     _labels: tuple[str, ...] = field(default=(), repr=False)  # of the model, for `_repr_html_`
 
@@ -124,6 +127,7 @@ def _floats(entries: Any) -> NDArray[np.float32]:
 _CONVERSIONS: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("id", "state"), str),
     "offset": int,
+    "decided": bool,
     "length": lambda length: dict(length) if isinstance(length, Mapping) else int(length),
     **dict.fromkeys(("fitted", "label"), str),
     "score": lambda score: float(np.float32(score)),

@@ -8,6 +8,7 @@ import pytest
 
 from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.architecture.trained import WEIGHTS_FILE, read_record
 from lengthwise_export.training import session
 from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.options import TrainOptions
@@ -56,3 +57,45 @@ def test_the_report_has_the_accuracy_by_the_share_that_was_seen(tmp_path: Path) 
     assert all(0 <= accuracy <= 1 for _, accuracy in found["points"])
     assert "share of a sequence that was seen" in (tmp_path / "run" / "report.html").read_text()
     assert np.isfinite(found["points"]).all()
+
+
+ROCKET = {"kind": "rocket", "grid": "training"}
+
+
+class TestStopAt:
+    """Where a sequence that goes on is decided, learned on the validation split."""
+
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+        out = tmp_path_factory.mktemp("stop") / "run"
+        data = LabelledSequences(spec(**ROCKET), separable(24, seed=0))
+        session.run_training(data, TrainOptions(streaming=True), out, validation=separable(24, seed=1))
+        return out
+
+    def test_the_accuracy_is_that_of_whole_sequences_with_fewer_steps(self, run: Path) -> None:
+        report = json.loads((run / "metrics.json").read_text())
+        learned = report["stop_at"]
+        assert learned["accuracy"] >= report["validation"]["accuracy"]
+        assert learned["share"] < 1
+
+    def test_the_spec_of_the_run_has_it(self, run: Path) -> None:
+        learned = json.loads((run / "metrics.json").read_text())["stop_at"]
+        stop_at = Spec.read(run / "spec.toml").output.stop_at
+        assert stop_at is not None
+        assert stop_at.model_dump() == {name: learned[name] for name in ("probability", "steps")}
+        assert Spec.read(run / "spec.toml").manifest(name="m", version=1).stop_at == stop_at
+        recorded = read_record(run / WEIGHTS_FILE).spec
+        assert recorded is not None
+        assert recorded.output.stop_at == stop_at
+
+    def test_a_users_own_stays(self, tmp_path: Path) -> None:
+        own = spec(**ROCKET).with_keys(output={"stop_probability": 0.75})
+        data = LabelledSequences(own, separable(24, seed=0))
+        report = session.run_training(data, TrainOptions(streaming=True), tmp_path / "run", validation=data.records)
+        assert "stop_at" not in report
+        assert "stop_probability = 0.75" in (tmp_path / "run" / "spec.toml").read_text()
+
+    def test_it_is_for_one_label_of_a_sequence(self) -> None:
+        with pytest.raises(ConfigurationError, match="'stop_probability' is for one label"):
+            Spec.from_table(TABLES | {"output": {"labels": ["a", "b"], "task": "per-step", "stop_probability": 1}})

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stream_chaos import CHUNKS, storm
+from tests.resilience.stream_chaos import CHUNKS, storm
 
 KEYS = 1000
 

@@ -10,7 +10,10 @@ import pytest
 
 import lengthwise
 from lengthwise.batching.limits import BatchLimits
+from lengthwise.decoding.calls import Item
+from lengthwise.decoding.json_body import prediction
 from lengthwise.errors import ConfigurationError, InvalidSequences, Problem, StateConflict
+from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.states import StateKeys
 from lengthwise.scoring.opened import OpenModel
 from tests.support.numpy_models import Service, manifest, serving
@@ -218,3 +221,28 @@ class TestClient:
         assert first.offset == 4
         with pytest.raises(ConfigurationError, match="states go with the sequences"):
             await client.predict(prepared, states=[first.state])
+
+
+class TestDecided:
+    """Where the manifest has `stop_at`, answers to steps with states say whether a label is as likely as that."""
+
+    STEPS = np.zeros((2, 4), np.float32)
+
+    def said(self, probability: float, seen: int | None, keys: StateKeys | None) -> dict[str, Any]:
+        of = streaming(gru, stop_at={"probability": 0.7, "steps": 3}).manifest
+        answer = Answer(np.array([probability, 1 - probability, 0], np.float32), states=(np.zeros(8, np.float32),))
+        return prediction(of, Item(self.STEPS, 2, seen=seen), answer, attention=False, state_keys=keys)
+
+    @pytest.mark.parametrize(("probability", "seen", "decided"), [(0.7, 1, True), (0.9, 0, False), (0.69, 9, False)])
+    def test_it_needs_the_probability_and_the_steps(self, probability: float, seen: int, decided: bool) -> None:
+        assert self.said(probability, seen, StateKeys())["decided"] is decided
+        assert self.said(probability, seen, None)["decided"] is decided
+
+    def test_an_ordinary_answer_says_nothing(self) -> None:
+        assert "decided" not in self.said(0.9, None, None)
+
+    def test_a_prediction_has_it(self) -> None:
+        model = opened(streaming(gru, stop_at={"probability": 0.1, "steps": 2}))
+        stream = model.stream()
+        assert [stream.push(self.STEPS[:1]).decided for _ in range(3)] == [False, True, True]
+        assert model.predict([self.STEPS])[0].decided is None

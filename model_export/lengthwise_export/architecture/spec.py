@@ -16,15 +16,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from lengthwise.exporter_api.contract import (
-    MOST_STATIC,
-    FeatureNames,
-    GraphNames,
-    LongPolicy,
-    Manifest,
-    StaticInput,
-    StepInput,
-)
+from lengthwise.runtime.feature_names import FeatureNames
+from lengthwise.runtime.input_tables import MOST_STATIC
+from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput, StopAt
+from lengthwise.wrong_values import all_wrong
 from lengthwise_export.architecture.model_spec import (
     WITHOUT_DATA,
     ConvSpec,
@@ -141,12 +136,25 @@ class OutputSpec(SpecTable):
 
     labels: tuple[str, ...] = Field(min_length=1)
     task: Literal["single-label", "multi-label", "per-step"] = "single-label"
+    # From where on the answer to a sequence that goes on is `decided`: the label's probability, and the steps so far
+    stop_probability: float | None = Field(default=None, gt=0, le=1)
+    stop_steps: int = Field(default=1, ge=1)
+
+    @property
+    def stop_at(self) -> StopAt | None:
+        """Where a sequence is decided; None if nowhere."""
+        probability = self.stop_probability
+        return None if probability is None else StopAt(probability=probability, steps=self.stop_steps)
 
     def contradictions(self) -> Sequence[tuple[object, str]]:
         """Contradictions: too few labels for the task, and a label that occurs twice."""
         return (
             (len(self.labels) < 2 and self.task != "multi-label", f"'labels': '{self.task}' needs at least two"),
             (len(set(self.labels)) != len(self.labels), "'labels': a label may occur only once"),
+            (
+                self.stop_probability is not None and self.task != "single-label",
+                "'stop_probability' is for one label of a sequence",
+            ),
         )
 
 
@@ -309,6 +317,7 @@ class Spec(SpecTable):
             max_length=step.max_length,
             long=step.long,
             missing=step.missing,
+            stop_at=self.output.stop_at,
             max_batch_rows=ROCKET_BATCH_ROWS if self.model.kind == "rocket" else None,
             graph=GraphNames(
                 sequences=step.kind,

@@ -35,6 +35,8 @@ MAY_DIFFER: Final = {
     "input.min_length": "which sequences are accepted is a policy of serving",
     "input.max_length": "which sequences are accepted is a policy of serving",
     "input.long": "the handling of longer sequences is a policy of serving",
+    "output.stop_probability": "it changes no answer",
+    "output.stop_steps": "it changes no answer",
     "model.dropout": "it is used in training only",
     "model.input_dropout": "it is used in training only",
 }

@@ -9,11 +9,11 @@ records -> plan ─┬─> fixed kernels, trees ─┐
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -22,8 +22,7 @@ from lengthwise.commands.progress import progress_bar, status
 from lengthwise.exporter_api.contract import files
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
-from lengthwise_export.architecture.trained import STATE_FILE, refuse_to_overwrite, run_files
-from lengthwise_export.errors import ConfigurationError
+from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, refuse_to_overwrite, run_files
 from lengthwise_export.options import Tell, tell_each
 from lengthwise_export.tracing.process_wide import torch_threads
 from lengthwise_export.training import recipe, rocket
@@ -31,10 +30,10 @@ from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.batches import make_examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions, options_of_layers
-from lengthwise_export.training.record_checks import Record, fitting_records, missing_is_open
-from lengthwise_export.training.report import METRICS_FILE, RunReport, notebook, page
-from lengthwise_export.training.scores import evaluate
-from lengthwise_export.training.streamable import earliness
+from lengthwise_export.training.record_checks import fitting_records, missing_is_open
+from lengthwise_export.training.report import METRICS_FILE, RunReport, page
+from lengthwise_export.training.scores import EvaluationScores, evaluate
+from lengthwise_export.training.streamable import earliness, learned_stop
 from lengthwise_export.training.train import Epoch, TrainingResult, train, write
 
 ProgressTarget: TypeAlias = Callable[[str], None] | Literal["auto"] | None  # takes lines; `auto`: a bar; None: nothing
@@ -93,14 +92,35 @@ def run_training(
             for name, records in other_splits.items():
                 if name not in splits and any(record.has_label for record in records):
                     splits[name] = evaluate(result.model, make_examples(records, plan.spec), plan.spec)
+            plan, early = _early_answers(plan, result, splits, out) if options.streaming else (plan, {})
     closing_warnings = _closing_warnings(result, plan)
     tell_each(tell, closing_warnings, "warning")
     report = RunReport.of(plan, result, splits, data.records, test)
-    report |= {"warnings": [*plan.warnings, *closing_warnings]}
-    if options.streaming:
-        report |= earliness(result.model, splits, plan.spec)
+    report |= {"warnings": [*plan.warnings, *closing_warnings], **early}
     _write_report(out, plan, report)
     return report
+
+
+def _early_answers(
+    plan: Plan, result: TrainingResult, splits: Mapping[str, EvaluationScores], out: Path
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan with `stop_at`, learned on the validation split, and what the report says of early answers.
+
+    It is written into the record beside the weights, too. A user's own stays, and without a validation split there is
+    none.
+    """
+    early, output = earliness(result.model, splits, plan.spec), plan.spec.output
+    if output.stop_at is not None or output.task != "single-label" or "validation" not in splits:
+        return plan, early
+    learned = learned_stop(result.model, splits["validation"], plan.spec)
+    if learned is None:
+        return plan, early
+    stop_at, comes_of_it = learned
+    keys = {f"stop_{name}": value for name, value in stop_at.model_dump().items()}
+    spec = plan.spec.with_keys(output=keys)
+    tensors, state = checkpoint.read(out / WEIGHTS_FILE)
+    checkpoint.write(out / WEIGHTS_FILE, tensors, state | {"spec": spec.resolved()})
+    return replace(plan, spec=spec), early | {"stop_at": {**stop_at.model_dump(), **comes_of_it}}
 
 
 def _write_report(out: Path, plan: Plan, report: RunReport) -> None:

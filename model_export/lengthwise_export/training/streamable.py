@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+import torch
+
+from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.manifest import StopAt
 from lengthwise_export.architecture.layers import MOST_SLICES
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import BuiltInModel
 from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.training.batches import Example
-from lengthwise_export.training.scores import EvaluationScores, evaluate
+from lengthwise_export.training.scores import EvaluationScores, evaluate, join_answers
 
 SHARES: Final = tuple(tenths / 10 for tenths in range(1, 11))
+_PROBABILITIES: Final = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+"""Of the label, at which to stop; with the last one nearly no sequence does."""
 ROCKET_KEYS: Final[Mapping[str, Any]] = {"grid": "training", "sequence_features": ["length"]}
 """The keys of `[model]` with which fixed kernels stream: a grid that is the same whatever comes later."""
 
@@ -72,6 +80,36 @@ def earliness(model: BuiltInModel, splits: Mapping[str, EvaluationScores], spec:
         (share, evaluate(model, [_begin(example, share) for example in examples], spec).accuracy) for share in SHARES
     ]
     return {"earliness": {"split": name, "points": points}}
+
+
+def learned_stop(model: BuiltInModel, split: EvaluationScores, spec: Spec) -> tuple[StopAt, dict[str, float]] | None:
+    """Where to stop so that fewest steps are read, and the accuracy is at least that of whole sequences.
+
+    Args:
+        model: The model.
+        split: Its answers to whole sequences that it was not trained on.
+        spec: Its spec, of a single-label model.
+
+    Returns:
+        Where to stop, and what comes of it: the accuracy and the share of the steps that are read. None if nothing is
+        saved.
+    """
+    examples = [answer.example for answer in split.of]
+    begun = [[_begin(example, share) for example in examples] for share in SHARES]
+    seen = np.array([[len(example.steps) for example in each] for each in begun])  # [shares, examples]
+    answered = [join_answers(evaluate(model, each, spec).of, spec.output.task) for each in begun]
+    score, label = (torch.stack([logits.softmax(1).max(1)[of] for logits, _ in answered]).numpy() for of in (0, 1))
+    is_right = label == answered[-1][1].numpy()
+    usual, ways = np.unique(np.median(seen, axis=1).astype(int)).tolist(), []
+    for probability, steps in itertools.product(_PROBABILITIES, usual):
+        stops = (score >= probability) & (seen >= steps)
+        stops[-1] = True  # the end
+        read, right = (np.take_along_axis(of, stops.argmax(axis=0)[None], axis=0)[0] for of in (seen, is_right))
+        ways.append((read.sum() / seen[-1].sum(), -probability, steps, right.mean()))
+    share, probability, steps, accuracy = min(way for way in ways if way[-1] >= is_right[-1].mean())
+    if share >= 1:
+        return None
+    return StopAt(probability=-probability, steps=steps), {"accuracy": float(accuracy), "share": float(share)}
 
 
 def _begin(example: Example, share: float) -> Example:

@@ -74,8 +74,17 @@ def prediction(
         fields["attention"] = weights
     if answer.windows is not None:
         fields["windows"] = answer.windows
+    return fields | _of_stream(manifest, item, answer, state_keys)
+
+
+def _of_stream(manifest: Manifest, item: Item, answer: Answer, state_keys: StateKeys | None) -> dict[str, Any]:
+    """The fields of the answer to steps that were sent with a state, or with `state_keys`; of any other none."""
+    fields: dict[str, Any] = {}
     if state_keys is not None:
         fields["offset"], fields["state"] = next_state(manifest, item, answer, state_keys)
+    if manifest.stop_at is not None and (state_keys is not None or item.seen is not None):
+        steps = (item.seen or 0) + len(item.steps)
+        fields["decided"] = manifest.stop_at.is_reached(float(answer.probabilities[answer.best]), steps)
     return fields
 
 

@@ -81,6 +81,20 @@ class StreamState(ManifestTable):
         return self.dtype == "int64" and self.shape == (1,)
 
 
+class StopAt(ManifestTable):
+    """Where a sequence that goes on is decided: its label has this probability, and it has so many steps so far.
+
+    A service says so in the answer, and does nothing else about it.
+    """
+
+    probability: float = Field(gt=0, le=1)
+    steps: int = Field(default=1, ge=1)
+
+    def is_reached(self, probability: float, steps: int) -> bool:
+        """Whether a label of this probability after so many steps is decided."""
+        return bool(steps >= self.steps and np.float32(probability) >= np.float32(self.probability))
+
+
 class StreamPromise(ManifestTable):
     """How far the answer after any chunks may be from the answer to the whole."""
 

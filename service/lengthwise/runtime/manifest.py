@@ -47,6 +47,7 @@ from lengthwise.runtime.input_tables import Name as Name
 from lengthwise.runtime.input_tables import SequenceInput as SequenceInput
 from lengthwise.runtime.input_tables import StaticInput as StaticInput
 from lengthwise.runtime.input_tables import StepInput as StepInput
+from lengthwise.runtime.input_tables import StopAt as StopAt
 from lengthwise.runtime.input_tables import Streaming as Streaming
 from lengthwise.runtime.input_tables import StreamPromise as StreamPromise
 from lengthwise.runtime.input_tables import StreamState as StreamState
@@ -167,6 +168,7 @@ class Manifest(ManifestTable):
     max_batch_rows: int | None = Field(default=None, ge=1)
     host_nodes: tuple[str, ...] = ()
     streaming: Streaming | None = None
+    stop_at: StopAt | None = None
     promises: tuple[Promise, ...] = ()
     digests: dict[str, Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default={})
     made: dict[str, str | int | float | None] = Field(default={})
@@ -311,6 +313,7 @@ class Manifest(ManifestTable):
         So services that do not know these keys read it.
         """
         unused: Any = {"streaming": True, "input": {"static", "sequences"}} if self.blank is None else {}
+        unused |= {"stop_at": True} if self.stop_at is None else {}
         return self.model_dump_json(indent=2, exclude=unused) + "\n"
 
     @classmethod
@@ -437,6 +440,7 @@ def _keys_of_table(keys: tuple[int | str, ...]) -> Iterable[str]:
         "streaming": Streaming,
         "states": StreamState,
         "promise": StreamPromise,
+        "stop_at": StopAt,
     }
     names = [key for key in keys if isinstance(key, str)]
     return tables.get(names[-1], Manifest).model_fields if names else Manifest.model_fields

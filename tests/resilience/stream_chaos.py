@@ -1,4 +1,4 @@
-"""Many streams through a balancer while replicas are killed: `python -m tests.support.stream_chaos 10000`.
+"""Many streams through a balancer while replicas are killed: `python -m tests.resilience.stream_chaos 10000`.
 
 Each key sends its steps in chunks, over a few connections that take turns among the keys. Some chunks come twice, some
 with an offset that is not the state's, and some with the state of another model. Meanwhile one of two replicas is
@@ -168,7 +168,7 @@ async def storm(count: int, folder: Path, tell: Callable[[str], object] = str) -
     with ExitStack() as stack:
         for replica in replicas:
             replica.start()
-            stack.callback(lambda replica=replica: replica.kill())
+            stack.callback(replica.kill)
         stack.enter_context(started([*nginx, "-g", "daemon off;"], folder / "nginx.log"))
         until("nginx answers", 20, lambda: answers(port, "/readyz"))
         async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=limits, timeout=60) as client:
