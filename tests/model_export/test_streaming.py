@@ -88,6 +88,14 @@ def test_what_looks_ahead_is_refused_by_operator(name: str):
         stream(graph(name), manifest(name))
 
 
+def test_several_sequences_are_refused_with_a_cure():
+    table = manifest("gru_last").model_dump()
+    step = {"features": table["input"]["features"], "max_length": table["max_length"]}
+    table["input"]["sequences"] = [{"name": "values", **step}, {"name": "second", **step}]
+    with pytest.raises(VerificationError, match=r"takes several sequences, .*stream a model of each"):
+        stream(graph("gru_last"), Manifest.model_validate(table))
+
+
 def with_factor(model: ModelProto, state: str, factor: np.ndarray) -> None:
     """Multiplies an output by a factor, in place: what a wrong rule might do to a state."""
     for node in model.graph.node:

@@ -27,6 +27,7 @@ SPECS = {
         "input": {"missing": "indicator"},
         "model": {**CONV, "layers": 1, "hidden": 8, "sequence_features": ["length", "missing"], "pooling": "mean"},
     },
+    "static values": {"input": {"static": 2}, "model": {**FORWARD, "rnn": "gru", "pooling": "mean"}},
     "convolutions": {
         "model": {
             **CONV,

@@ -51,8 +51,14 @@ def stream(graph: ModelProto, manifest: Manifest) -> tuple[ModelProto, Streaming
         2. What the manifest says of its states, without a promise.
 
     Raises:
-        VerificationError: An operator cannot stream; the error names it and its line, with the cure.
+        VerificationError: An operator cannot stream; the error names it and its line, with the cure. Or the model takes
+            several sequences.
     """
+    if manifest.input.sequences:
+        raise VerificationError(
+            f"{manifest.key} cannot stream: it takes several sequences, whose chunks come at times of their own: stream"
+            " a model of each, or join their features step by step"
+        )
     shortest, longest = manifest.min_length, max(manifest.max_length, manifest.min_length + _MIN_LENGTHS)
     look_ahead = 0
     while True:
