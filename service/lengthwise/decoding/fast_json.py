@@ -22,7 +22,7 @@ import orjson
 
 from lengthwise.decoding import json_text, options, static_values, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, length_problem, make_item, split
-from lengthwise.decoding.chunks import SentStates, resumed, sent_state
+from lengthwise.decoding.chunks import ordinary_past, resumed, sent_state
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import STATIC, Sample, Steps, steps_of
@@ -230,14 +230,14 @@ def _resumed(
     Raises:
         RequestError: Only `validation` can say which version answers, or what is wrong.
     """
-    states = SentStates(list(map(sent_state, fields or [{}] * len(items))), "", "", Problems(), wants_state)
-    manifest = model.manifest
-    _, pasts = states.read([manifest], model.state_keys)
-    lengths = [
-        length_problem(len(item.steps), manifest, past and past.offset) for item, past in zip(items, pasts, strict=True)
+    manifest, keys = model.manifest, model.state_keys
+    pasts = [
+        ordinary_past(sent_state(others), manifest, keys, wants_state=wants_state)
+        for others in fields or [{}] * len(items)
     ]
-    if states.refused or any(lengths):
-        raise RequestError("a state is not ordinary")
+    pairs = zip(items, pasts, strict=True)
+    if any([length_problem(len(item.steps), manifest, past and past.offset) for item, past in pairs]):
+        raise RequestError("a sequence is too short or too long")
     return list(map(resumed, items, pasts))
 
 
