@@ -4,12 +4,16 @@ So many keys have sent so many steps. Each sends its next ten: with the state of
 before them, as a caller must whose server takes no states. One service with one runner on the first core answers
 both, in alternating turns; the load comes from another core. Ratios are of the same round, and the table has their
 medians. The answers to the new steps are compared with those to the whole.
+
+With `--ordinary` it prints what batches without states take with a model directory that streams, over the same model
+without states: processor time in this process, in alternating turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -27,8 +31,10 @@ from lengthwise.bench.figures import Figures
 from lengthwise.bench.load import ask_each
 from lengthwise.bench.streams import answer_of
 from lengthwise.bench.trial import LoadSpec, LoadTest, groups_of, json_requests
-from lengthwise.padding import Steps
-from lengthwise.runtime.manifest import Precision
+from lengthwise.bench.workload import draw_lengths
+from lengthwise.padding import Steps, pad
+from lengthwise.runtime.manifest import Manifest, Precision
+from lengthwise.runtime.session import Session
 
 PAGE = pages.RESULTS / "streaming.md"
 FEATURES: Final = 12
@@ -125,15 +131,36 @@ def cells(precision: str, difference: float, rounds: Sequence[Round]) -> tuple[s
     )
 
 
+def ordinary(spec: str, rows: int, seconds: float) -> float:
+    """The time of a batch of ordinary sequences with a model that streams, over that of the model without states."""
+    random, calls = np.random.default_rng(0), []
+    lengths = draw_lengths("lognormal:50,0.7", rows, 1024, random)
+    steps = [random.standard_normal((length, FEATURES)).astype(np.float32) for length in lengths]
+    for name, options in ((spec, ("--streaming",)), (f"{spec}-plain", ())):
+        directory = CACHE.parent / f"{CACHE.name}-{name}" / name / "1"
+        manifest = Manifest.read(exported(directory, HERE / "specs" / f"{spec}.toml", *options))
+        session = Session.load(directory, manifest)
+        calls.append(lambda session=session, blank=manifest.blank: session.run(pad(steps, blank=blank)))
+    streams, plain = processes.fastest(calls, seconds)
+    return streams / plain
+
+
 @click.command()
+@click.option("--ordinary", "only_ordinary", is_flag=True, help="Only print the figures of batches without states.")
 @click.option("--precision", "precisions", multiple=True, type=click.Choice(["fp32", "int8"]), default=("fp32", "int8"))
 @click.option("--keys", type=click.IntRange(1), default=1000, show_default=True, help="Sequences that do not end.")
 @click.option("--age", type=click.IntRange(1), default=1000, show_default=True, help="Steps that each has sent.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Of each load.")
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
-def main(precisions: Sequence[Precision], keys: int, age: int, rounds: int, seconds: float, out: Path) -> None:
+def main(
+    only_ordinary: bool, precisions: Sequence[Precision], keys: int, age: int, rounds: int, seconds: float, out: Path
+) -> None:
     """Measures new steps with a state beside the whole history again."""
+    if only_ordinary:
+        for spec, rows in product(("streaming-lstm", "streaming-attention"), (1, 16, 64)):
+            click.echo(f"{spec}, {rows} rows: {ordinary(spec, rows, seconds):.3f}")
+        return
     facts = machine.facts()
     cores = [processes.first_core()]
     lines = [
