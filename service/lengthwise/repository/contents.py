@@ -21,10 +21,7 @@ from lengthwise.repository.aliases import CHAMPION, Aliases
 from lengthwise.versions import Key, is_alias
 
 if TYPE_CHECKING:
-    from lengthwise.repository.loading import LoadedModel
-
-# Of each file of a model directory: name, size, mtime, ctime. If it is unchanged, the version is not verified again.
-DirectoryState = tuple[tuple[str, int, int, int], ...]
+    from lengthwise.repository.loading import DirectoryState, LoadedModel
 
 MOST_LISTED: Final = 10  # names or versions in a message
 

@@ -21,7 +21,6 @@ from lengthwise.errors import NotVerified, as_model_errors
 from lengthwise.files import bundled_models
 from lengthwise.padding import PaddedBatch
 from lengthwise.repository import stored_measurements, verifier
-from lengthwise.repository.contents import DirectoryState
 from lengthwise.repository.stopping import Stopping
 from lengthwise.repository.verifier import Verification, VerificationTask, Verifier
 from lengthwise.runtime import answers
@@ -47,6 +46,9 @@ _MOST_LENGTHS: Final = 64  # an export writes a handful of recordings, but anybo
 WARM_UP: Final = 2  # the warm-up of a device takes at most so many times `budget_seconds`
 
 log = logging.getLogger("lengthwise.repository")
+
+# Of each file of a model directory: name, size, mtime, ctime. If it is unchanged, the version is not verified again.
+DirectoryState = tuple[tuple[str, int, int, int], ...]
 
 # Files that do not count as bytes of the graph
 _NOT_GRAPH = {MANIFEST_FILE, VERIFICATION_FILE, GOLDEN_FILE, EXAMPLES_FILE, *verifier.STORED_FILES}

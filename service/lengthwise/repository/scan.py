@@ -24,9 +24,9 @@ from lengthwise.batching.limits import BatchLimits
 from lengthwise.errors import ConfigurationError, ModelError, NotVerified
 from lengthwise.repository import aliases, folder, loading, verifier
 from lengthwise.repository.aliases import Aliases
-from lengthwise.repository.contents import DirectoryState, Refusal, Repository
+from lengthwise.repository.contents import Refusal, Repository
 from lengthwise.repository.folder import FolderContent
-from lengthwise.repository.loading import LoadedModel, directory_state, graph_bytes
+from lengthwise.repository.loading import DirectoryState, LoadedModel, directory_state, graph_bytes
 from lengthwise.repository.modest import share_of_memory
 from lengthwise.repository.stopping import Stopped, Stopping, in_daemon_thread
 from lengthwise.repository.verifier import Verifier
