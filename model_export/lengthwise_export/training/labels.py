@@ -27,7 +27,7 @@ from lengthwise.exporter_api.data import (
     is_named_as,
     is_of,
     labels_of,
-    listed,
+    quoted,
 )
 from lengthwise_export.errors import InvalidSequences, Problem, first_of
 
@@ -147,7 +147,7 @@ def _with_ids(labels: Any, id_name: str | None) -> tuple[list[str] | None, Any]:
     id_names = [name for name in table or () if name == id_name or is_named_as("id", name)]
     label_names = [name for name in table or () if name not in id_names]
     if table is None or len(id_names) > 1 or len(label_names) != 1:
-        form = f"a {type(labels).__name__}" if table is None else f"a table with the columns {listed(table)}"
+        form = f"a {type(labels).__name__}" if table is None else f"a table with the columns {quoted(table)}"
         raise InvalidSequences([Problem("/labels", f"must be a list, or a table with ids and labels, got {form}")])
     ids = ids_of(table[id_names[0]], id_names[0]) if id_names else None
     return ids, labels_of(table[label_names[0]], label_names[0])

@@ -26,7 +26,7 @@ from lengthwise.client.exchange import (
     server_limits,
 )
 from lengthwise.client.proxies import is_loopback, proxy_of
-from lengthwise.datasets.column_roles import ColumnNames, listed
+from lengthwise.datasets.column_roles import ColumnNames, quoted
 from lengthwise.datasets.input_sequences import InputSequence, Layout, Padding, sequences_of
 from lengthwise.errors import (
     ConfigurationError,
@@ -245,7 +245,7 @@ class _AnyClient(Generic[Transport]):
             if not other_orders:
                 return predictions
             if prepared is sequences:  # the caller prepared them
-                difference = f"prepared for {listed(prepared.names)}, and {model} takes {listed(other_orders.pop())}"
+                difference = f"prepared for {quoted(prepared.names)}, and {model} takes {quoted(other_orders.pop())}"
                 raise ConfigurationError(f"the sequences were {difference}: prepare them again")
 
     def _call(self, method: str, path: str, document: Any) -> Exchange[Any]:

@@ -114,9 +114,9 @@ class Roles:
         """`id 'run', time 't', label 'state', features 'x', 'y'; ignored: 'note'`."""
         row = "a row is a sequence: " if self.row == "sequence" else ""
         columns = [f"{role} {name!r}" for role, name in self.named.items() if role != "row"]
-        features = f"{'features' if len(self.values) > 1 else 'feature'} {listed(self.values)}"
-        static = f", static {listed(self.static)}" if self.static else ""
-        ignored = f"; ignored: {listed(self.left_out)}" if self.left_out else ""
+        features = f"{'features' if len(self.values) > 1 else 'feature'} {quoted(self.values)}"
+        static = f", static {quoted(self.static)}" if self.static else ""
+        ignored = f"; ignored: {quoted(self.left_out)}" if self.left_out else ""
         return (
             row
             + ", ".join([*columns, features])
@@ -126,7 +126,7 @@ class Roles:
         )
 
 
-def listed(names: Collection[str]) -> str:
+def quoted(names: Collection[str]) -> str:
     """The names of columns as one text for a message, quoted; of many, the first `_MOST_LISTED` and the number left."""
     return first_of([*map(repr, names)], _MOST_LISTED)
 
@@ -161,7 +161,7 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
     """
     if (missing := next((name for name in chosen.all if name not in names), None)) is not None:
         raise ConfigurationError(
-            f"there is no column {missing!r}{nearest(missing, names)}; the columns are {listed(names)}"
+            f"there is no column {missing!r}{nearest(missing, names)}; the columns are {quoted(names)}"
         )
     # 1. Roles by names
     input_names = {*(chosen.inputs or ()), *chosen.static}
@@ -178,13 +178,13 @@ def assign_roles(names: Collection[str], chosen: ColumnNames) -> Roles:
         values = tuple(name for name in names if name not in no_features)
         if not chosen.inputs and (other_labels := _more_labels(values, names)):
             raise ConfigurationError(
-                f"{listed(other_labels)} may be labels by their names, and a table has one column of them: for several "
+                f"{quoted(other_labels)} may be labels by their names, and a table has one column of them: for several "
                 'labels of a sequence write JSON Lines, "label": ["a", "b"] (task = "multi-label" in a spec); for one, '
                 "say which column it is (label) and leave the others out; if they are features, name all (values)"
             )
     if not values:
         raise ConfigurationError(
-            f"no column is left for the values; the columns are {listed(names)}: name those of the features (values)"
+            f"no column is left for the values; the columns are {quoted(names)}: name those of the features (values)"
         )
     role_columns |= {*chosen.static}
     if shared := role_columns.intersection(values):
@@ -299,8 +299,8 @@ def _column_for(role: ColumnRole, names: Sequence[str], chosen: ColumnNames) -> 
         candidates = [name for name in candidates if not is_channel_name(name)] or candidates
     if len(candidates) > 1:
         raise ConfigurationError(
-            f"the columns {listed(candidates)} may each be the {role}: say which one ({role}), and which are the "
-            f"features (values); the columns are {listed(names)}"
+            f"the columns {quoted(candidates)} may each be the {role}: say which one ({role}), and which are the "
+            f"features (values); the columns are {quoted(names)}"
         )
     return candidates[0] if candidates else None
 

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, header_hint, is_channel_name, listed
+from lengthwise.datasets.column_roles import ColumnNames, Roles, assign_roles, header_hint, is_channel_name, quoted
 from lengthwise.datasets.tables import (
     MISSING,
     MOST_SHOWN,
@@ -134,14 +134,14 @@ def sequences(
     roles = assign_roles(columns, chosen)
     if roles.id is None and advice_for_single is not None:
         raise ConfigurationError(
-            f"no column names the sequence of a row; the columns are {listed(names)}: say which one does (id), or "
+            f"no column names the sequence of a row; the columns are {quoted(names)}: say which one does (id), or "
             f"{advice_for_single}{WIDE}{header_hint(names)}"
         )
     id_is_guessed = chosen.id is None and count > 1
     if roles.id is not None and id_is_guessed and len({*ids_of(columns[roles.id], roles.id)}) == count:
         raise ConfigurationError(
             f"every row has its own {roles.id!r}: does it number the rows? Say which column is the id (id); the "
-            f"columns are {listed(names)}{WIDE}"
+            f"columns are {quoted(names)}{WIDE}"
         )
     return _sequences(columns, chosen, roles, per_step, wrong or {}, padding), roles
 
@@ -353,7 +353,7 @@ def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArra
     for columns_apart in [*([name] for name in (*sure_columns, *possible_columns)), sure_columns]:
         combined = np.column_stack([moments, *(codes_of_column[name] for name in columns_apart)])
         if columns_apart and len(np.unique(combined, axis=0)) == len(moments):
-            why = f"rows of one sequence have the same {roles.time!r} and differ in {listed(columns_apart)}"
+            why = f"rows of one sequence have the same {roles.time!r} and differ in {quoted(columns_apart)}"
             raise ConfigurationError(_melted_message(columns, roles, columns_apart, why))
 
 
@@ -419,7 +419,7 @@ def _melted_message(columns: TableColumns, roles: Roles, columns_apart: list[str
         f"{why}: is a row one value of a step? Then make a column of each, in pandas: table = table{steps}"
         f"{'.reset_index()' if columns.levels else ''}.pivot(index={keys}, columns={columns_apart}, "
         f"values={repr(values[0]) if len(values) == 1 else values}).reset_index(). If a row is a step, leave "
-        f"{listed(columns_apart)} out of the table"
+        f"{quoted(columns_apart)} out of the table"
     )
 
 

@@ -29,7 +29,7 @@ from lengthwise.datasets.column_roles import (
     assign_roles,
     is_named_as,
     is_no_feature,
-    listed,
+    quoted,
 )
 from lengthwise.datasets.tables import MOST_SHOWN, Padding, TableColumns, Texts, is_number, steps_array
 from lengthwise.errors import ConfigurationError
@@ -200,7 +200,7 @@ def _with_wide_columns(columns: TableColumns, chosen: ColumnNames) -> ColumnName
     if len(feature_names) > 1 and not all(map(is_number, steps)):
         names = feature_names if len(feature_names) <= _MOST_NAMES else "NAMES"
         raise ConfigurationError(
-            f"every row has columns for steps of several names: {listed(feature_names)}: are they features? In pandas, "
+            f"every row has columns for steps of several names: {quoted(feature_names)}: are they features? In pandas, "
             f"pandas.wide_to_long(table, {names}, i={roles.id or 'ID'!r}, j='t', sep={numbered[steps[0]][2]!r})"
             ".reset_index() makes a row of each step; if all are steps of one feature, say row=sequence"
         )

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from lengthwise.datasets import arrays, dataset, input_sequences
 from lengthwise.datasets.arrays import as_steps, items, masked_steps
-from lengthwise.datasets.column_roles import ColumnNames, Roles, is_named_as, listed
+from lengthwise.datasets.column_roles import ColumnNames, Roles, is_named_as, quoted
 from lengthwise.datasets.dataset import BadRecord, Label, Reading, Record, StepKind, valid_records
 from lengthwise.datasets.estimator_input import estimator_sequences
 from lengthwise.datasets.input_sequences import InputSequence, InputSequences, Layout, Padding
@@ -55,8 +55,8 @@ __all__ = [
     "items",
     "label_mismatch",
     "labels_of",
-    "listed",
     "masked_steps",
+    "quoted",
     "unknown_labels",
     "valid_records",
     "without_ignored",
