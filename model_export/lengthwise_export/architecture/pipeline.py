@@ -13,8 +13,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import GraphNames
+from lengthwise_export.errors import ConfigurationError
+from lengthwise.exporter_api.contract import GraphNames
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.summaries_session import opened
