@@ -13,12 +13,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from lengthwise_export.errors import ConfigurationError
 from lengthwise.exporter_api.contract import GraphNames
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.summaries_session import opened
-from lengthwise_export.errors import CheckpointError
+from lengthwise_export.errors import CheckpointError, ConfigurationError
 
 
 class TrainedPipeline(nn.Module):

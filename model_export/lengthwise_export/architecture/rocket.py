@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lengthwise.exporter_api.graphs import DilatedKernels, KERNELS, TAPS, fixed_kernels, kernel_weights
+from lengthwise.exporter_api.graphs import KERNELS, TAPS, DilatedKernels, fixed_kernels, kernel_weights
 from lengthwise_export.architecture import layers
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.normalization import Normalize, SequenceFeatures

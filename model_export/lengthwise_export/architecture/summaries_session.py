@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnxruntime
 
-from lengthwise.runtime import recurrent_kernels
-from lengthwise.runtime.manifest import GraphNames
-from lengthwise.runtime.onnx import summaries as kernel
+from lengthwise.exporter_api.contract import GraphNames
+from lengthwise.exporter_api.graphs import summaries as kernel
+from lengthwise.exporter_api.verification import register
 
 
 def opened(graph: bytes, names: GraphNames) -> onnxruntime.InferenceSession:
@@ -21,5 +21,5 @@ def opened(graph: bytes, names: GraphNames) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4  # it warns of constants of the nodes that the kernel replaces
     if kernel.INSTRUCTION_SETS:
         graph = kernel.fused(graph, names.sequences, str(names.lengths))
-        recurrent_kernels.register(options, "summaries")
+        register(options, "summaries")
     return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

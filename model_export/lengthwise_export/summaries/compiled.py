@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from lengthwise.padding import Steps, pad
-from lengthwise.runtime.manifest import GraphNames
-from lengthwise.runtime.onnx import summaries as kernel
+from lengthwise.exporter_api.contract import GraphNames, Steps, pad
+from lengthwise.exporter_api.graphs import summaries as kernel
 from lengthwise_export.architecture.summaries_session import opened
 
 _ROWS: Final = 64

@@ -11,14 +11,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import StepInput
-from lengthwise.verification.random_sequences import ROUNDING
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.contract import ROUNDING, StepInput
 from lengthwise_export.checking import rule
 from lengthwise_export.checking.leaks import Leak
 from lengthwise_export.checking.report import Report, TrialResult
 from lengthwise_export.checking.trials import Sampler
+from lengthwise_export.errors import ConfigurationError, first_of
 from lengthwise_export.options import CheckOptions
 
 _LENGTHS: Final = (1, 2, 3, 8, 9, 17)

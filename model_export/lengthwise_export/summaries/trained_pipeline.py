@@ -7,10 +7,9 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError
 
-from lengthwise.errors import ConfigurationError
 from lengthwise_export.architecture import pipeline, trained
 from lengthwise_export.architecture.spec import Spec
-from lengthwise_export.errors import CheckpointError
+from lengthwise_export.errors import CheckpointError, ConfigurationError
 from lengthwise_export.onnx_graphs.protos import TRAINED
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.summaries.pipeline import ABOVE_HALF

@@ -25,13 +25,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.class_weight import compute_sample_weight
 from torch import Tensor
 
-from lengthwise.datasets.dataset import Record
-from lengthwise.datasets.input_sequences import InputSequence, InputSequences
-from lengthwise.errors import ConfigurationError
-from lengthwise.wrong_values import first_of
+from lengthwise.exporter_api.data import InputSequence, InputSequences, Record
 from lengthwise_export.architecture import temperature
 from lengthwise_export.architecture.pipeline import TrainedPipeline
 from lengthwise_export.architecture.spec import Spec
+from lengthwise_export.errors import ConfigurationError, first_of
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.summaries import pipeline
 from lengthwise_export.summaries.calibrated import CalibratedClassifier, forest_logits

@@ -199,9 +199,7 @@ def _other_fields(
     return parsed  # type: ignore[no-any-return]  # a list of what was just checked
 
 
-def _with_static(
-    items: Sequence[Item], static: bytes | Sequence[Mapping[str, Any]], manifest: Manifest
-) -> list[Item]:
+def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, Any]], manifest: Manifest) -> list[Item]:
     """The items with their static values: what C has read of all items, or the fields of each.
 
     Raises:

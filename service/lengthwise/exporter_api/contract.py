@@ -36,7 +36,7 @@ from lengthwise.padding import (
 from lengthwise.runtime import answers
 from lengthwise.runtime.feature_names import FeatureNames, listed
 from lengthwise.runtime.graph_inputs import feed
-from lengthwise.runtime.input_tables import MOST_STATIC
+from lengthwise.runtime.input_tables import MOST_STATIC, StopAt
 from lengthwise.runtime.manifest import (
     CONTRACT,
     EXAMPLES_FILE,
@@ -108,6 +108,7 @@ __all__ = [
     "StaticInput",
     "StepInput",
     "Steps",
+    "StopAt",
     "StreamPromise",
     "StreamState",
     "Streaming",

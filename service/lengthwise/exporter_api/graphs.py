@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from lengthwise.runtime import fixed_kernels
 from lengthwise.runtime.fixed_kernels import KERNELS, TAPS, DilatedKernels, kernel_weights
-from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.onnx import onnx_graph, summaries
 from lengthwise.runtime.onnx.data_dependence import (
     ENDS_WITHOUT_ROWS,
     ENDS_WITHOUT_ROWS_AT_INT8,
@@ -36,5 +36,6 @@ __all__ = [
     "onnx_graph",
     "recurrent_without_rows",
     "require",
+    "summaries",
     "why_refused",
 ]

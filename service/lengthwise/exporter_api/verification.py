@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from lengthwise.repository.verifier import check_rows, run_odd_values
 from lengthwise.runtime.opening import RUNTIME_VERSION
-from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
+from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME, register
 from lengthwise.runtime.session import CPU_LABEL, OutputName, Outputs, Session
 from lengthwise.verification import golden, promises
 from lengthwise.verification.measurement import BatchVariations, Case, ExactReference, Reference, measure_cases
@@ -36,5 +36,6 @@ __all__ = [
     "golden",
     "measure_cases",
     "promises",
+    "register",
     "run_odd_values",
 ]
