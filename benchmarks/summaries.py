@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -72,6 +74,9 @@ def contenders(rows: int) -> Iterator[tuple[str, Contender, Path]]:
         if importlib.util.find_spec(package) is not None:
             variables = {"BENCH_DATA": str(FOLDER / "data.npz"), "BENCH_KIND": kind}
             variables |= {"BENCH_BATCH_ROWS": str(rows), "BENCH_WAIT_MS": "10"}
+            if not (FOLDER / f"{kind}.pickle").is_file():
+                command = [sys.executable, "-m", "benchmarks.peers.mosec_summaries", "fit"]
+                subprocess.run(command, env=os.environ | variables, check=True)
             module = ("benchmarks.peers.mosec_summaries", "--port", "{port}", "--address", "127.0.0.1")
             yield name, Contender(name, name, module, is_peer=True, ready_path="/", environment=variables), bundled
     if importlib.util.find_spec("lightgbm") is not None:
