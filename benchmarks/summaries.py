@@ -77,7 +77,15 @@ def contenders(rows: int) -> Iterator[tuple[str, Contender, Path]]:
             if not (FOLDER / f"{kind}.pickle").is_file():
                 command = [sys.executable, "-m", "benchmarks.peers.mosec_summaries", "fit"]
                 subprocess.run(command, env=os.environ | variables, check=True)
-            module = ("benchmarks.peers.mosec_summaries", "--port", "{port}", "--address", "127.0.0.1")
+            module = (
+                "benchmarks.peers.mosec_summaries",
+                "--port",
+                "{port}",
+                "--address",
+                "127.0.0.1",
+                "--timeout",
+                "600000",
+            )
             yield name, Contender(name, name, module, is_peer=True, ready_path="/", environment=variables), bundled
     if importlib.util.find_spec("lightgbm") is not None:
         directory = FOLDER / "all" / "summaries" / "1"
@@ -95,24 +103,27 @@ def contenders(rows: int) -> Iterator[tuple[str, Contender, Path]]:
     yield "rnn", SERVICE, bundled
 
 
-def served(seconds: float, rounds: int, rows: int) -> list[tuple[str, ...]]:
-    """A line for each server: requests a second at 64 connections, and over each of the others."""
+def served(seconds: float, peer_seconds: float, rounds: int, rows: int) -> list[tuple[str, ...]]:
+    """A line for each server: requests a second at 64 connections, a processor second, and that over each other's."""
     sequences, _ = made(64, _STEPS, _FEATURES, seed=1)
-    load = LoadSpec(concurrency=64, seconds=seconds, warmup_seconds=0.3)
     cores, server = os.sched_getaffinity(0), first_core()
-    rates: dict[str, list[float]] = {}
+    rates: dict[str, list[tuple[float, float]]] = {}
     with ExitStack() as stack:
         trials = {}
         for name, contender, directory in contenders(rows):
             running = stack.enter_context(contender.running(Work(name, name, directory, [*sequences]), [server]))
-            trials[name] = prepare(running.target, [*sequences], check=not contender.is_peer), running.pid
+            load = LoadSpec(64, seconds=peer_seconds if contender.is_peer else seconds, warmup_seconds=0.3)
+            trials[name] = prepare(running.target, [*sequences], check=not contender.is_peer), running.pid, load
         for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
             for name, trial in trials.items():
-                rates.setdefault(name, []).append(measure_load(*trial, load)["requests_per_second"])
+                seen = measure_load(*trial)
+                rate = seen["answers"]["200"] / seen["server_cpu_seconds"]
+                rates.setdefault(name, []).append((seen["requests_per_second"], rate))
     os.sched_setaffinity(0, cores)
-    found = {name: median(values) for name, values in rates.items()}
+    found = {name: [median(column) for column in zip(*values, strict=True)] for name, values in rates.items()}
     return [
-        (name, f"{rate:,.1f}", *(f"{rate / other:.2f}" for other in found.values())) for name, rate in found.items()
+        (name, f"{rate:,.1f}", f"{of_time:,.1f}", *(f"{of_time / other:.2f}" for _, other in found.values()))
+        for name, (rate, of_time) in found.items()
     ]
 
 
@@ -222,25 +233,36 @@ def accuracies(seeds: int) -> Iterator[tuple[str, ...]]:
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Of each load.")
+@click.option("--peer-seconds", type=click.FloatRange(0.1), default=30.0, show_default=True, help="Of mosec's loads.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Turns of every server.")
-@click.option("--rows", type=click.IntRange(1), default=16, show_default=True, help="Of a batch of mosec.")
+@click.option("--rows", type=click.IntRange(1), default=4, show_default=True, help="Of a batch of mosec.")
 @click.option("--count", type=click.IntRange(10), default=1000, show_default=True, help="Sequences of a training.")
 @click.option("--seeds", type=click.IntRange(0), default=5, show_default=True, help="Of the accuracy; 0: none.")
 @output.as_json_or_page(PAGE)
-def main(seconds: float, rounds: int, rows: int, count: int, seeds: int, as_json: bool, out: Path | None) -> None:
+def main(
+    seconds: float,
+    peer_seconds: float,
+    rounds: int,
+    rows: int,
+    count: int,
+    seeds: int,
+    as_json: bool,
+    out: Path | None,
+) -> None:
     """Measures trees on summaries beside mosec with tsfresh and QUANT, and the training beside QUANTClassifier."""
     facts = machine.facts()
-    at_work = served(seconds, rounds, rows)
+    at_work = served(seconds, peer_seconds, rounds, rows)
     of_training, of_accuracy = trained(count, rounds), [*accuracies(seeds)] if seeds else []
     how = (
         f"`python -m benchmarks.summaries` says what runs: {_STEPS} steps of {_FEATURES} features, 64 connections, one "
-        f"core; medians of {rounds} turns of {seconds:g} s. Requests a second, and over those of each server."
+        f"core; medians of {rounds} turns of {seconds:g} s. Requests a second, a processor second of the server, and "
+        "these over those of each server."
     )
     text = pages.page(
         facts,
         "Trees on summaries",
         how,
-        pages.table(("server", "requests/s", *(f"over {line[0]}" for line in at_work)), at_work),
+        pages.table(("server", "requests/s", "a processor second", *(f"over {line[0]}" for line in at_work)), at_work),
         f"Training with {count} sequences of 200 steps, processor seconds of one thread.",
         pages.table(("features", "`train`", "QUANTClassifier", "ratio"), of_training),
         f"Accuracy on the test part, means of {seeds} seeds; QUANTClassifier gets zeros where lengths differ.",
