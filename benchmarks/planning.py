@@ -4,6 +4,7 @@ For each model every server runs on the first core, and the load comes from anot
 service, the service in order of arrival with at most 4, 16 and 64 rows a batch, mosec with sorting by hand, which runs
 onnxruntime's kernels, and the service once more: what that differs by is noise, also between two processes of one
 program, so all are started anew every few turns. The convolutional model is examples/mending.py's Inception, mended.
+Of two recordings, mosec sorts by the length of the first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from benchmarks.contenders import ARRIVAL, MOSEC_SORTED, SERVICE, Contender
 from benchmarks.transformer import FEATURES
 from benchmarks.workloads import CACHE, Work, exported, japanese_vowels, lognormal
 from lengthwise.bench.trial import LoadSpec
-from lengthwise.bench.workload import Input, draw_lengths, make_sequences
+from lengthwise.bench.workload import Input, draw_lengths, make_sequences, sent
 from lengthwise.commands.command import Command
 
 PAGE = pages.RESULTS / "planning.md"
@@ -42,6 +43,15 @@ def of_module(name: str, target: str, *options: str) -> Work:
     random = np.random.default_rng(0)
     lengths = draw_lengths("lognormal:50,0.7", _SEQUENCES, _LONGEST, random)
     return Work(name, name, directory, make_sequences(lengths, Input("values", FEATURES), random))
+
+
+def of_pairs() -> Work:
+    """Two recordings a row, whose lengths of median 50 and sigma 0.7 do not depend on each other."""
+    one = of_module("recordings", "benchmarks/recordings.py:compared")
+    lengths = draw_lengths("lognormal:50,0.7", _SEQUENCES, _LONGEST, np.random.default_rng(1))
+    others = make_sequences(lengths, Input("values", FEATURES), np.random.default_rng(1))
+    both = zip(one.sequences, others, strict=True)
+    return replace(one, sequences=[sent(other, inputs={"first": steps, "second": other}) for steps, other in both])
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ CASES: Mapping[str, Case] = {
     "transformer": Case(
         "transformer, 64 connections", partial(of_module, "transformer", "benchmarks/transformer.py:small"), 64
     ),
+    "pairs": Case("two recordings in one BiLSTM, 64 connections", of_pairs, 64),
 }
 
 

@@ -11,9 +11,8 @@ from typing import Final
 
 import numpy as np
 
-from lengthwise.bench.workload import Input, draw_lengths, make_sequences
+from lengthwise.bench.workload import Input, Sent, draw_lengths, make_sequences
 from lengthwise.datasets import dataset
-from lengthwise.padding import Steps
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest, Precision
 from lengthwise.settings import bundled_models
 
@@ -28,7 +27,7 @@ class Work:
     name: str  # in results and reports
     title: str  # for people
     directory: Path  # the model directory, `MODELS/NAME/VERSION`
-    sequences: list[Steps]  # to send, each `[length, features]`
+    sequences: list[Sent]  # to send, each `[length, features]`, or an object with several
 
     @property
     def repository(self) -> Path:

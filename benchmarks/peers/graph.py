@@ -30,15 +30,20 @@ class Graph:
         self._session = onnxruntime.InferenceSession(str(directory / GRAPH_FILE), options, providers=providers)
         if self._session.get_providers()[0] != providers[0]:
             raise RuntimeError(f"onnxruntime has no {providers[0]} here")
-        self._names = Manifest.read(directory).graph
+        manifest = Manifest.read(directory)
+        names, self._logits = manifest.graph, manifest.graph.logits
+        # The inputs of each sequence: its steps and their lengths
+        self._inputs = [(names.sequences, names.lengths), *((name, f"{name}_lengths") for name in manifest.further)]
 
-    def probabilities(self, sequences: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """`[rows, classes]` of sequences `[length, features]`."""
-        lengths = np.array([len(steps) for steps in sequences], dtype=np.int32)
-        values = np.zeros((len(sequences), lengths.max(), sequences[0].shape[1]), dtype=np.float32)
-        for row, steps in zip(values, sequences, strict=True):
-            row[: len(steps)] = steps
-        feed = {self._names.sequences: values, self._names.lengths: lengths}
-        (logits,) = self._session.run([self._names.logits], feed)
+    def probabilities(self, rows: Sequence[Sequence[NDArray[np.float32]]]) -> NDArray[np.float32]:
+        """`[rows, classes]` of rows, each with its sequences `[length, features]`."""
+        feed = {}
+        for (name, of_lengths), sequences in zip(self._inputs, zip(*rows, strict=True), strict=True):
+            lengths = np.array([len(steps) for steps in sequences], dtype=np.int32)
+            values = np.zeros((len(sequences), lengths.max(), sequences[0].shape[1]), dtype=np.float32)
+            for row, steps in zip(values, sequences, strict=True):
+                row[: len(steps)] = steps
+            feed |= {name: values, of_lengths: lengths}
+        (logits,) = self._session.run([self._logits], feed)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)

@@ -21,8 +21,8 @@ class Classifier(Worker):
 
     def forward(self, data: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One batch as it arrived."""
-        sequences = [np.array(body["sequences"][0], dtype=np.float32) for body in data]
-        return [{"predictions": [{"probabilities": row}]} for row in self.graph.probabilities(sequences).tolist()]
+        rows = [[np.array(body["sequences"][0], dtype=np.float32)] for body in data]
+        return [{"predictions": [{"probabilities": row}]} for row in self.graph.probabilities(rows).tolist()]
 
 
 def serve(worker: type[Worker]) -> None:

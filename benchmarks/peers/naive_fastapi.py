@@ -44,8 +44,8 @@ def app(directory: Path) -> FastAPI:
 
     @api.post("/predict")
     async def predict(request: Request) -> Response:
-        sequences = [np.array(steps, dtype=np.float32) for steps in request.sequences]
-        return Response(predictions=[Prediction(probabilities=row) for row in graph.probabilities(sequences).tolist()])
+        rows = [[np.array(steps, dtype=np.float32)] for steps in request.sequences]
+        return Response(predictions=[Prediction(probabilities=row) for row in graph.probabilities(rows).tolist()])
 
     return api
 
