@@ -36,7 +36,8 @@ OF_CLASSES = {
     lengthwise.AsyncClient: ["aclose", "get", "post", "predict", "prepare", "stream"],
     lengthwise.Scorer: [
         *("attention", "batches", "columns", "id", "keep_steps", "max_batch_cost_steps", "max_batch_rows", "on_error"),
-        *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "steps", "threads"),
+        *("open", "path", "predictions", "prefix", "provider", "recurrent_kernels", "static", "steps"),
+        "threads",
     ],
     lengthwise_export.CheckReport: [
         *("batch_invariant", "exit_code", "fix", "ignored", "leaks", "max_length", "min_length", "notes", "notices"),

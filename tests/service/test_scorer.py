@@ -23,17 +23,17 @@ from lengthwise.batching.limits import BatchLimits
 from lengthwise.datasets import arrays
 from lengthwise.decoding import json_body
 from lengthwise.errors import ConfigurationError, InferenceFailed, InvalidRequest, InvalidSequences, Problem
-from lengthwise.padding import PaddedBatch
+from lengthwise.padding import PaddedBatch, pad
 from lengthwise.repository.loading import LoadedModel
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.scoring import engine_batches, opened, scorer
-from lengthwise.scoring.engine_batches import cells_of
+from lengthwise.scoring.engine_batches import cells_of, names_of
 from lengthwise.scoring.offline import ScoringResult
 from lengthwise.scoring.opened import ModelOptions, OpenModel
 from lengthwise.scoring.scorer import Scorer
 from lengthwise.settings import bundled_models
-from tests.support import model_directories, numpy_models
+from tests.support import model_directories, numpy_models, sample_models
 
 BUNDLED = bundled_models() / "japanese-vowels" / "1"
 Opens = Callable[[LoadedModel], None]
@@ -475,3 +475,41 @@ def test_predictions_are_those_of_the_http_answer(opens: Opens) -> None:
     assert list(json.loads(json.dumps(plain(first)))) == ["label", "score", "probabilities", "length"]
     assert (first["label"], first["length"]) == ("c", 1)
     assert second == {"error": "its steps are missing"}
+
+
+BESIDE: dict[str, Any] = {
+    "steps": [[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0]]],
+    "age": [0.5, 0.25],
+    "sex": [1, 0],
+    "type": ["fan", "pump"],
+}
+
+
+@pytest.mark.parametrize("form", [pandas.DataFrame, pa.table, dict], ids=["pandas", "Arrow", "dict"])
+@pytest.mark.parametrize("named", [False, True], ids=["by the model's names", "by other names"])
+def test_static_values_are_columns_of_the_batch(opens: Opens, form: Callable[[Any], Any], named: bool) -> None:
+    model = sample_models.loaded(sample_models.manifest(static=True))
+    opens(model)
+    columns = {"years" if named and name == "age" else name: values for name, values in BESIDE.items()}
+    answered = Scorer(static=["years", "sex", "type"] if named else ())(form(columns))
+    rows = [
+        {"steps": steps, "static": values} for steps, *values in zip(*(BESIDE[name] for name in BESIDE), strict=True)
+    ]
+    expected = arrays.items(rows, model.manifest)
+    alone = [model.answer(pad([item.steps]), False)[0] for item in expected]
+    given = answered.column("probabilities").to_pylist() if form is pa.table else answered["probabilities"]
+    assert [list(each) for each in given] == [answer.probabilities.tolist() for answer in alone if answer is not None]
+    assert "sex" in names_of(answered)
+
+
+def test_static_values_that_are_no_columns_are_refused_with_the_way_out(opens: Opens) -> None:
+    opens(sample_models.loaded(sample_models.manifest(static=True)))
+    batch = pandas.DataFrame(BESIDE)
+    with pytest.raises(
+        ConfigurationError, match=r"no column 'typ'; did you mean type\?.*static=\[\.\.\.\]\) names those"
+    ):
+        Scorer(static=["age", "sex", "typ"])(batch)
+    with pytest.raises(
+        InvalidSequences, match=r"'static' is missing: the model takes 3 static values \(age, sex, type"
+    ):
+        Scorer()(batch.drop(columns="age"))

@@ -186,6 +186,47 @@ def test_tables_lists_and_tensors_have_the_same_categories(tmp_path: Path):
     ]
 
 
+@pytest.mark.skipif(not fast_json.COMPILED, reason="the module in C is not built")
+@pytest.mark.parametrize("tokens", [False, True], ids=["values", "tokens"])
+@pytest.mark.parametrize(
+    ("items", "in_c"),
+    [
+        ([{"steps": STEPS, "static": [1, -2.5e3]}], True),
+        ([{"static": [1.5, 0], "id": "a", "steps": STEPS}, {"steps": STEPS[:1], "static": [3, 1e-50]}], True),
+        ([{"steps": STEPS, "static": [1, 1e39]}], False),
+        ([{"steps": STEPS, "static": [1, None]}], False),
+        ([{"steps": STEPS, "static": [1]}], False),
+        ([{"steps": STEPS, "static": [1, 2, 3]}], False),
+        ([{"steps": STEPS, "static": [True, 2]}], False),
+        ([{"steps": STEPS, "static": {"a": 1, "b": 2}}], False),
+        ([{"steps": STEPS, "static": [1, 2]}, STEPS], False),
+        ([{"steps": STEPS, "static": [1, 2]}, {"steps": STEPS}], False),
+        ([{"steps": STEPS, "static": [1, 2], "other": 1}], False),
+    ],
+)
+def test_numbers_beside_steps_are_read_in_c_as_in_python(items: list[Any], in_c: bool, tokens: bool):
+    step = {"kind": "tokens", "vocabulary": 9} if tokens else {"features": 2}
+    of = Manifest.model_validate(UNNAMED | {"input": step | {"static": {"count": 2}}, "missing": "refuse"})
+    served: Any = type("Served", (), {"manifest": of})
+    body = json.dumps({"sequences": items}).replace(json.dumps(STEPS), "[3, 4]" if tokens else json.dumps(STEPS))
+    sent = body.replace(json.dumps(STEPS[:1]), "[5]" if tokens else json.dumps(STEPS[:1])).encode()
+    read = fast_json.read(sent, lambda *_: served, max_sequences=9)
+    assert (read is not None) == in_c
+    if read is not None:
+        slow = validation.read(sent, lambda *_: served, max_sequences=9)
+        for one, other in zip(read.items, slow.items, strict=True):
+            assert one._replace(steps=0) == other._replace(steps=0)
+            assert one.steps.steps.tobytes() == other.steps.steps.tobytes()
+            assert one.steps.beside["static"].tobytes() == other.steps.beside["static"].tobytes()
+
+
+@pytest.mark.parametrize("text", [b'"static": [1, 2], "static": [3, 4]', b'"static": [1, 2], "\\u0073tatic": [3, 4]'])
+def test_static_values_that_are_there_twice_are_refused(text: bytes):
+    served: Any = type("Served", (), {"manifest": Manifest.model_validate(UNNAMED)})
+    with pytest.raises(InvalidRequest, match="static"):
+        json_body.decode(b'{"sequences": [{"steps": [[1, 2]], %s}]}' % text, lambda *_: served, max_sequences=1)
+
+
 def test_a_sequence_without_its_static_values_is_refused():
     assert problems(STEPS) == {"": "must be an object with static, steps, got an array"}
     assert problems({"steps": STEPS}) == {"": "'static' is missing: the model takes 3 static values (age, sex, type)"}

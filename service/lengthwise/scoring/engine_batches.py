@@ -70,26 +70,31 @@ def _is_arrow(batch: Any) -> bool:
     return is_of(batch, "pyarrow") and hasattr(batch, "schema")
 
 
-def check_names(names: Sequence[str], steps: str, columns: Sequence[AnswerColumn], *, keep_steps: bool) -> None:
-    """Checks that a table has one column of sequences, and no column with the name of an answer, such as `label`.
+def check_names(
+    names: Sequence[str], steps: str, static: Sequence[str], columns: Sequence[AnswerColumn], *, keep_steps: bool
+) -> None:
+    """Checks that a table has one column of sequences, those of static values, and none with the name of an answer.
 
     Args:
         names: The names of the table's columns.
         steps: The name of the column of sequences.
+        static: The names of the columns of static values.
         columns: The columns of answers.
         keep_steps: Whether the column of sequences is kept, so that no answer may have its name.
 
     Raises:
-        ConfigurationError: The column is missing or is there twice, or an answer has the name of a column.
+        ConfigurationError: A column is missing, that of sequences is there twice, or an answer has the name of one.
     """
     if names.count(steps) > 1:
         raise ConfigurationError(f"the batch has {names.count(steps)} columns {steps!r}")
-    if steps not in names:
-        listed = ", ".join(map(repr, names[:_MOST_LISTED])) or "none"
-        raise ConfigurationError(
-            f"the batch has no column {steps!r}{nearest(steps, names)}; its columns are {listed}. "
-            "Scorer(..., steps='NAME') names the column that has the sequences"
-        )
+    for name in (steps, *static):
+        if name not in names:
+            listed = ", ".join(map(repr, names[:_MOST_LISTED])) or "none"
+            cure = "steps='NAME') names the column that has the sequences"
+            raise ConfigurationError(
+                f"the batch has no column {name!r}{nearest(name, names)}; its columns are {listed}. Scorer(..., "
+                f"{cure if name == steps else 'static=[...]) names those of the static values'}"
+            )
     repeated_names = [
         column.name for column in columns if column.name in names and (keep_steps or column.name != steps)
     ]

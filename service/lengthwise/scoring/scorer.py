@@ -66,6 +66,8 @@ class Scorer:
         steps: The column of sequences: a list of steps in each row, each step a list of numbers; a list of numbers
             where a step has one feature, or is a token id.
         id: The column that names a row in an error; it need not exist. None for none.
+        static: The columns of the static values, in the order of the model; they stay in the answered batch. By default
+            those with the names of the model's, if the batch has them all.
         keep_steps: Whether the answered batch has the column of sequences, too; it is most of the data.
         prefix: Begins the name of each column of an answer, such as `predicted_` where the batch has a `label`.
         provider: `cuda`, `cpu`, or `auto` for a GPU if one can be used, else the CPU.
@@ -82,6 +84,7 @@ class Scorer:
     attention: bool = False
     steps: str = "steps"
     id: str | None = "id"
+    static: Sequence[str] = ()
     keep_steps: bool = False
     prefix: str = ""
     provider: ProviderName = "auto"
@@ -108,6 +111,7 @@ class Scorer:
                 object.__setattr__(self, "path", path)
         if self.threads is None:
             raise ConfigurationError("threads must be an integer >= 1, got None")
+        object.__setattr__(self, "static", tuple(self.static))
         self._options()  # raises for options that are wrong
 
     def __call__(self, batch: B) -> B:
@@ -131,8 +135,11 @@ class Scorer:
         model = self.open()
         manifest = model.loaded.manifest
         names, columns = names_of(batch), self._columns(manifest)
-        check_names(names, self.steps, columns, keep_steps=self.keep_steps)
-        items = arrays.items_or_reasons(cells_of(batch, self.steps), manifest, ask=False)
+        by_name = manifest.input.static_names
+        static_columns = self.static or (by_name if {*by_name} <= {*names} else ())
+        check_names(names, self.steps, static_columns, columns, keep_steps=self.keep_steps)
+        static = [*zip(*(cells_of(batch, name) for name in static_columns), strict=True)] or None
+        items = arrays.items_or_reasons(cells_of(batch, self.steps), manifest, static=static, ask=False)
         ids = cache(lambda: cells_of(batch, self.id or ""))  # the column of ids, read at the first error only
 
         def name(row: int) -> str:
