@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
+import lengthwise
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, Sample, pad
 from lengthwise.runtime.manifest import SequenceInput, StaticInput, StepInput
 from lengthwise.runtime.session import Session
 from lengthwise_export import PublishedModel, check, export
-from lengthwise_export.errors import UncheckableError
+from lengthwise_export.errors import UncheckableError, UnmendableError
 from lengthwise_export.onnx_graphs.beside import alone, completed
 from lengthwise_export.tracing.call_signature import read_signature
 
@@ -49,6 +50,7 @@ class Seeded(nn.Module):
         self.title, self.body = nn.Embedding(30, 6), nn.Embedding(50, 8)
         self.of_texts, self.of_pair = nn.Linear(14, 3), nn.Linear(2 * hidden, 3)
         self.of_three, self.of_codes = nn.Linear(3 * hidden, 3), nn.Linear(hidden + 2 + 4, 3)
+        self.with_covariates, self.of_states = nn.GRU(6, hidden, batch_first=True), nn.Linear(hidden, 3)
 
 
 class WithStatic(Seeded):
@@ -114,6 +116,31 @@ class Three(Seeded):
     def forward(self, a: Tensor, a_len: Tensor, b: Tensor, b_len: Tensor, c: Tensor, c_len: Tensor) -> Tensor:
         states = [last_state(self.rnn, *pair) for pair in ((a, a_len), (b, b_len), (c, c_len))]
         return self.of_three(torch.cat(states, 1))
+
+
+class Covariates(Seeded):
+    """Covariates of a series stand beside each of its steps, as in darts (unit8co/darts#1469)."""
+
+    def forward(self, x: Tensor, lengths: Tensor, static_covariates: Tensor) -> Tensor:
+        steps = torch.cat([x, static_covariates[:, None].expand(-1, x.size(1), -1)], 2)
+        return self.of_states(last_state(self.with_covariates, steps, lengths))
+
+
+class Sentences(Seeded):
+    """Each word of one sentence is compared with all words of the other (microsoft/CNTK#2445, castorini/castor#176)."""
+
+    def forward(self, left: Tensor, left_lengths: Tensor, right: Tensor, right_lengths: Tensor) -> Tensor:
+        one, other = self.title(left), self.title(right)
+        valid = torch.arange(other.size(1)) < right_lengths[:, None]
+        weights = (one @ other.mT).masked_fill(~valid[:, None], -1e9).softmax(2)
+        return self.of_states(mean_of((one * (weights @ other)).tanh() @ self.title.weight[:8].T, left_lengths))
+
+
+class LengthsOfTheFirstOfThree(Three):
+    def forward(self, a: Tensor, a_len: Tensor, b: Tensor, b_len: Tensor, c: Tensor, c_len: Tensor) -> Tensor:
+        third = mean_of(c, a_len) @ self.mix.weight[:, :4].T + 0 * c_len[:, None]
+        states = [last_state(self.rnn, *pair) for pair in ((a, a_len), (b, b_len))]
+        return self.of_three(torch.cat([*states, third], 1))
 
 
 class ShuffledPair(Seeded):
@@ -221,12 +248,15 @@ SOUND: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "texts": (Texts, {}),
     "masks": (Masks, {}),
     "three": (Three, {}),
+    "covariates": (Covariates, {}),
+    "sentences": (Sentences, {"vocabulary": 30}),
 }
 LEAKING: dict[str, tuple[Callable[[], nn.Module], str, str]] = {
     "other rows": (FromOtherRows, "LW204", "static.mean(0)"),
     "broadcast": (MeanOfBroadcast, "LW211", ".mean(1)"),
     "lengths of the first": (LengthsOfTheFirst, "LW110", "torch.where(valid"),
     "order": (ShuffledPair, "LW309", "torch.cat([first, second], 1)"),
+    "lengths of the first of three": (LengthsOfTheFirstOfThree, "LW110", "torch.where(valid"),
 }
 
 
@@ -300,6 +330,32 @@ def test_a_published_model_answers_each_row_with_its_own_values(published: Calla
         assert np.abs(logits[row] - expected[0].numpy()).max() < 2e-6
 
 
+@pytest.mark.long
+def test_covariates_of_a_series_end_in_a_served_model(published: Callable[[str], PublishedModel]) -> None:
+    model, random = published("covariates"), np.random.default_rng(0)
+    recordings = [random.standard_normal((length, 4)).astype(np.float32) for length in (3, 24, 8)]
+    covariates = random.standard_normal((3, 2)).astype(np.float32)
+    predictions = lengthwise.load(model.directory).predict(recordings, static=covariates)
+    module = Covariates().eval()
+    for steps, beside, prediction in zip(recordings, torch.tensor(covariates), predictions, strict=True):
+        with torch.no_grad():
+            logits = module(torch.tensor(steps)[None], torch.tensor([len(steps)]), beside[None])
+        np.testing.assert_allclose(prediction.probabilities, logits[0].softmax(0), atol=2e-6)
+
+
+@pytest.mark.long
+def test_two_sentences_end_in_a_served_model(published: Callable[[str], PublishedModel]) -> None:
+    model, random = published("sentences"), np.random.default_rng(0)
+    left, right = ([random.integers(0, 30, length) for length in lengths] for lengths in ((3, 24, 1), (9, 2, 24)))
+    predictions = lengthwise.load(model.directory).predict(inputs={"left": left, "right": right})
+    module = Sentences().eval()
+    for one, other, prediction in zip(left, right, predictions, strict=True):
+        tokens, others = torch.tensor(one)[None], torch.tensor(other)[None]
+        with torch.no_grad():
+            logits = module(tokens, torch.tensor([len(one)]), others, torch.tensor([len(other)]))
+        np.testing.assert_allclose(prediction.probabilities, logits[0].softmax(0), atol=2e-6)
+
+
 def test_the_manifest_says_what_stands_beside(published: Callable[[str], PublishedModel]) -> None:
     assert published("columns").manifest.input.static == StaticInput(
         count=3, names=("age", "kind", "weight"), categories={"kind": tuple("01234")}
@@ -315,6 +371,12 @@ def test_a_mend_keeps_static_values(tmp_path: Path) -> None:
     model = export(MeanOfBroadcast(), tmp_path / "m", max_length=24, features=4, mend=True)
     assert model.mend is not None
     assert model.manifest.input.static == StaticInput(count=3)
+
+
+@pytest.mark.long
+def test_a_mend_of_several_sequences_is_refused_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(UnmendableError, match=r"body: is of a further sequence.* mask each by its own lengths"):
+        export(LengthsOfTheFirst(), tmp_path / "m", max_length=24, mend=True)
 
 
 def renamed(graph: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:

@@ -15,7 +15,7 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.padding import Sample
 from lengthwise.runtime.manifest import StaticInput
 from lengthwise.verification.random_sequences import draw
-from lengthwise_export import TrainedModel, export, train
+from lengthwise_export import LengthwiseClassifier, TrainedModel, export, train
 from lengthwise_export.architecture.model import SequenceClassifier
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.static_values import StaticValues
@@ -144,3 +144,21 @@ def test_categories_that_are_numbers_are_trained_by_their_texts(tmp_path: Path) 
 def test_columns_of_the_spec_that_are_not_there_are_named() -> None:
     with pytest.raises(ConfigurationError, match="sex"):
         train(TABLES, table(4).drop(columns="sex"), progress=None)
+
+
+def test_a_classifier_takes_static_values_of_tables_and_of_sequences() -> None:
+    frame = table(20)
+    classifier = LengthwiseClassifier(TABLES).fit(frame)
+    assert classifier.score(frame) > 0.9  # by the age alone, see `table`
+    assert classifier.n_features_in_ == 1
+    rows = [
+        {
+            "steps": steps[["a"]].to_numpy(np.float32),
+            "static": {"sex": steps["sex"].iloc[0], "age": steps["age"].iloc[0]},
+        }
+        for _, steps in frame.groupby("id")
+    ]
+    answers = classifier.predict_proba(frame.drop(columns="label"))
+    np.testing.assert_array_equal(classifier.predict_proba(rows), answers)
+    with pytest.raises(InvalidSequences, match="'static' is missing"):
+        classifier.predict([rows[0]["steps"]])

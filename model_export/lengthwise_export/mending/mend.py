@@ -50,6 +50,11 @@ from lengthwise_export.onnx_graphs.protos import (
 _MIN_LENGTHS: Final = 64  # at least so many lengths are followed, so that no two sizes agree by chance
 _LOWEST_OPSET: Final = 15  # the first opset in which Shape can return a single axis
 _CONVERTED_OPSET: Final = 17
+_OTHER_INPUT: Final = "is an input that is neither the steps, the lengths nor the mask"
+_OF_SEVERAL: Final = (
+    "is of a further sequence, and a mend masks one sequence only: mask each by its own lengths in the model, where "
+    "`lengthwise check` says, and export it without --mend"
+)
 _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed time", "time rows fixed")
 """The kinds of dims that an output may have, in order."""
 
@@ -245,7 +250,7 @@ def _set_inputs(
         sizes[STATIC] = (mender.rows, mender.fixed_size(steps.static.count))
     for name, value in inputs.items():
         if name not in sizes:
-            raise UnmendableError(name, "is an input that is neither the steps, the lengths nor the mask")
+            raise UnmendableError(name, _OF_SEVERAL if steps.sequences else _OTHER_INPUT)
         is_steps = name == names.sequences
         mender.values[name] = DataTensor(
             name,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,12 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from lengthwise.exporter_api.data import (
-    ADVICE_ON_TAILS,
-    InputSequences,
-    Layout,
-    Padding,
-    estimator_sequences,
-    is_tail,
-    items,
-)
+from lengthwise.datasets.arrays import items
+from lengthwise.datasets.estimator_input import estimator_sequences
+from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding
+from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
+from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
+from lengthwise.padding import STATIC, Sample, steps_of
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import answer_in_batches
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec
@@ -51,7 +48,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     sequence, or any other form that `lengthwise.Model.predict` takes, such as a pandas table with a row for each step.
     An array `[sequences, length, features]` or `[sequences, length]` is taken as its rows. `y` has one label for each,
     in the order of the sequences; without it, those of a table count. NaN is a missing value, where the spec allows it.
-    Parameters that are None are chosen as `train` chooses them.
+    Static values of the spec (`static_names`) are columns of the table with these names, or stand beside the steps of
+    each sequence, as `{"steps": ..., "static": ...}`. Parameters that are None are chosen as `train` chooses them.
 
     Args:
         spec: A preset (`"auto"`, `"rocket"`, `"summaries"`, `"rnn"`, `"conv"`, `"conv-rnn"`, `"transformer"`), the path
@@ -119,7 +117,7 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             ValueError: Some sequences or labels cannot be used; names each by its index, or by its id.
             ConfigurationError: The spec or a parameter is wrong.
         """
-        sequences, y = _labelled(X, y, self.layout)
+        sequences, y = _labelled(X, y, self.layout, arrays.tables(self.spec).get("input", {}))
         labels = _labels(y)
         check_consistent_length(sequences, labels)
         classes, indices = np.unique(labels, return_inverse=True)
@@ -164,7 +162,12 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """
         check_is_fitted(self)
         manifest = Spec.from_table(self.spec_).manifest(name="classifier", version=1)
-        sequences = estimator_sequences(X, self.layout, self.spec_["input"].get("padding"), manifest.input.names or ())
+        names, static, padding = (
+            manifest.input.names or (),
+            manifest.input.static_names,
+            self.spec_["input"].get("padding"),
+        )
+        sequences = estimator_sequences(X, self.layout, padding, names, static=static)
         # The first step with a missing value, for each sequence that has one
         steps_with_missing = ((sequence.steps, np.argwhere(np.isnan(sequence.steps))) for sequence in sequences)
         first_missing = [(steps, None if not len(indices) else indices[0, 0]) for steps, indices in steps_with_missing]
@@ -179,11 +182,13 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         ]
         if missing_values and manifest.missing == "refuse":  # its text has "NaN", as scikit-learn asks of estimators
             raise InvalidSequences(missing_values)
-        steps = [torch.from_numpy(item.steps) for item in items(sequences, manifest, ask=False)]
-        if not steps:
+        rows = [item.steps for item in items(sequences, manifest, ask=False)]
+        if not rows:
             raise ValueError("X must hold at least one sequence, got none")
+        steps = [torch.tensor(steps_of(row)) for row in rows]
+        beside = [torch.tensor(row.beside[STATIC]) for row in rows if isinstance(row, Sample)] or None
         model = self._module()
-        logits = answer_in_batches(lambda values, lengths: model(values, lengths).logits, steps, ROCKET_BATCH_ROWS)
+        logits = answer_in_batches(lambda *batch: model(*batch).logits, steps, ROCKET_BATCH_ROWS, beside)
         return np.asarray(torch.stack(logits).double().softmax(dim=1).numpy())
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -198,7 +203,8 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
             ValueError: Some sequences or labels cannot be used; names each by its index, or by its id.
         """  # noqa: DOC502 - what it calls raises it
         check_is_fitted(self)
-        sequences, y = _labelled(X, y, self.layout, tuple(self.spec_["input"].get("feature_names") or ()))
+        step_spec = self.spec_["input"]
+        sequences, y = _labelled(X, y, self.layout, step_spec, tuple(step_spec.get("feature_names") or ()))
         weights = sample_weight if sample_weight is None else in_order(sample_weight, sequences, X)
         return float(super().score(sequences, y, weights))
 
@@ -251,12 +257,14 @@ class LengthwiseClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         return bool(spec_tables.get("input", {}).get("missing", "indicator" if is_open else "refuse") != "refuse")
 
 
-def _labelled(X: Any, y: Any, layout: Layout, names: tuple[str, ...] | None = None) -> tuple[InputSequences, Any]:
+def _labelled(
+    X: Any, y: Any, layout: Layout, step_spec: Mapping[str, Any], names: tuple[str, ...] | None = None
+) -> tuple[InputSequences, Any]:
     """Reads sequences, and brings `y` into their order; without it, the labels that all of them have, None without.
 
-    `X`, `layout` and `names` are as for `estimator_sequences`.
+    `X`, `layout` and `names` are as for `estimator_sequences`; `step_spec` is the table `input` of the spec.
     """
-    sequences = estimator_sequences(X, layout, names=names, per_step=False)
+    sequences = estimator_sequences(X, layout, names=names, per_step=False, static=step_spec.get("static_names"))
     if y is None:
         return sequences, sequences.labels if sequences and None not in sequences.labels else None
     return sequences, in_order(y, sequences, X)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ def estimator_sequences(
     padding: Padding | None = None,
     names: tuple[str, ...] | None = None,
     per_step: bool | None = None,
+    static: Sequence[str] | None = None,
 ) -> InputSequences:
     """Converts `X` to sequences; refuses with the errors that scikit-learn's tests of estimators expect.
 
@@ -30,6 +32,7 @@ def estimator_sequences(
         padding: Which steps are cut off the end of each sequence; None for none.
         names: The feature names of the fitted model, by which columns are selected; None if it has none yet.
         per_step: False if each sequence of a table has one label, in all of its rows; None if labels do not matter.
+        static: The columns of a table that are static values, by the spec; None for none.
 
     Raises:
         TypeError: It is a sparse matrix.
@@ -48,7 +51,7 @@ def estimator_sequences(
         and not list_columns(table)
     )
     is_array = hasattr(X, "__array__") and not hasattr(X, "__iter__")
-    columns = ColumnNames(inputs=names)
+    columns = ColumnNames(inputs=names, static=tuple(static or ()))
     return sequences_of(
         np.asarray(X) if is_matrix or is_array else X, layout, columns, padding=padding, per_step=per_step, ask=False
     )
