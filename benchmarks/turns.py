@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages
+from benchmarks.planning import of_module
 from benchmarks.workloads import lognormal
 from lengthwise.settings import PREFIX
 
@@ -85,16 +86,24 @@ def page(facts: dict[str, Any], before: str, lines: Sequence[Sequence[str]]) -> 
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="Of the service before, such as runners=1."
 )
+@click.option("--target", metavar="FILE:FACTORY", help="A torch module. [default: the skewed workload's model]")
 @click.option("--connections", type=click.IntRange(1), multiple=True, default=(1, 64, 256), show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=5.0, show_default=True, help="Of each turn.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Pairs of turns.")
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(
-    before: Path, options: Sequence[str], connections: Sequence[int], seconds: float, rounds: int, out: Path
+    before: Path,
+    options: Sequence[str],
+    target: str | None,
+    connections: Sequence[int],
+    seconds: float,
+    rounds: int,
+    out: Path,
 ) -> None:
     """Measures another checkout, or this one with other options, beside this one."""
     facts = machine.facts()
-    model = lognormal(0, 1).directory.resolve()
+    work = lognormal(0, 1) if target is None else of_module(f"turns-{target.rpartition(':')[2]}", target)
+    model = work.directory.resolve()
     lines = [line(each, pairs(before, Path(), model, each, seconds, rounds, options)) for each in connections]
     what = f"checkout {machine.described(before)}" + (f" with {', '.join(options)}" if options else "")
     text = page(facts, what, lines)
