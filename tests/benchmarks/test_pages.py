@@ -32,8 +32,8 @@ def test_results_are_pages_and_pictures_and_small() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".md", ".png"}
     # Words and tables, no raw data. 64,000 bytes before each of 243 encoders of other libraries had its row, 130,000
-    # before a GPU and 12 real cores had pages.
-    assert sum(path.stat().st_size for path in files if path.suffix == ".md") < 145_000
+    # before a GPU and 12 real cores had pages, 145,000 before forms, streams, static values and summaries had theirs.
+    assert sum(path.stat().st_size for path in files if path.suffix == ".md") < 165_000
 
 
 def test_a_result_of_uncommitted_sources_is_refused_before_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:

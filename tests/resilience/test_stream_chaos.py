@@ -11,7 +11,7 @@ KEYS = 1000
 
 
 @pytest.mark.long
-def test_replayed_chunks_have_the_answer_to_the_whole_while_replicas_are_killed(tmp_path: Path) -> None:
+def test_replayed_chunks_answer_for_the_whole_while_replicas_are_killed(tmp_path: Path) -> None:
     ends, memory = asyncio.run(storm(KEYS, tmp_path))
     print(dict(ends), memory)
     assert not [end for end in ends if "wrong" in end]
