@@ -381,6 +381,8 @@ _CASES: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
             "c = (h - h.mean()) / h.std()",
             "c = h / h.norm()",
             "c = h / torch.linalg.norm(h)",
+            "c = h / 2 / h.std()",
+            "c = h - 0.1 - h.mean()",
         ),
     ),
     (

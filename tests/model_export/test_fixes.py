@@ -440,6 +440,23 @@ def test_a_sound_model_without_an_answer_to_some_values_is_checked_with_the_othe
         assert any(words in note for note in report.notes), report.notes
 
 
+def scaled(values: Tensor, by: Tensor | float) -> Tensor:
+    return values / by
+
+
+TWICE = {
+    "std": lambda x, valid: x / 2 / x.std(),
+    "mean": lambda x, valid: x - 0.1 - x.mean(),
+    "var": lambda x, valid: scaled(scaled(x, 2.0), x.var()),
+}
+
+
+@pytest.mark.parametrize("operator", TWICE)
+def test_a_call_at_a_line_is_told_from_an_earlier_one_that_is_sound(operator: str) -> None:
+    report = lengthwise_export.check(summed(TWICE[operator]), features=3, max_length=40)
+    assert [leak.operator for leak in report.leaks] == [operator]
+
+
 def recurrent() -> dict[str, nn.Module]:
     layers = {"gru": nn.GRU(3, 6, batch_first=True), "turned": nn.GRU(3, 6), "conv": nn.Conv1d(3, 6, 3, 2, 1)}
     return {"step": nn.Linear(3, 6), "head": nn.Linear(6, 2), **layers}

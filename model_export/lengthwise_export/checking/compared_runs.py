@@ -238,9 +238,13 @@ class ComparedRuns:
         return next((pair for pair in self.pairs if pair.before is operation), None)
 
     def index_of(self, operation: Operation) -> int:
-        """The index of the first pair of an operation like this one; their number if there is none."""
-        identities = [pair.before.identity for pair in self.pairs]
-        return identities.index(operation.identity) if operation.identity in identities else len(identities)
+        """The index of the pair of an operation of the first run; their number if there is none.
+
+        One line may call an operator several times, as `h / 2 / h.std()` does: each call has an index of its own.
+        """
+        call = (operation.identity, operation.occurrence)
+        calls = ((pair.before.identity, pair.before.occurrence) for pair in self.pairs)
+        return next((index for index, other in enumerate(calls) if other == call), len(self.pairs))
 
     def differing_operations(self) -> list[tuple[Operation, float]]:
         """The operations that differ by more than `min_difference`, in order of execution, with their differences.

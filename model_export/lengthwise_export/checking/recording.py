@@ -56,7 +56,7 @@ class Operation:
     input_type: str = ""  # The type of its input, such as `float32` or `int8`; empty if it is not known
     reduced_axes: tuple[int, ...] = ()  # The axes of its input that it runs along, counted from the front
     is_loop: bool = False  # Whether it stands for all calls of a loop over the steps (`with_joined_loops`)
-    occurrence: int = 0  # How many calls of the same kind at the same line ran before it
+    occurrence: int = 0  # How many calls of the same operator at the same line ran before it
 
     @property
     def identity(self) -> Identity:

@@ -316,8 +316,8 @@ class _Recorder(TorchFunctionMode):
             tensor for tensor in output_tensors if not any(tensor is input_tensor for input_tensor in input_tensors)
         ]
         if changed:  # a layer such as dropout may return its inputs, and is no operation then
-            details = {"cause_of": part.explained(inputs, options, outputs), "layer": part.layer}
-            self._calls.append((_operation(part.operator, part.kind, None, input_tensors, changed, **details), False))
+            cause_of = part.explained(inputs, options, outputs)
+            self._add(part.operator, part.kind, None, input_tensors, changed, cause_of=cause_of, layer=part.layer)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -344,20 +344,49 @@ class _Recorder(TorchFunctionMode):
         path = self._running_paths[-1] if self._running_paths else ""
         rows_first = getattr(self._modules.get(path), "batch_first", False)
         location, axes = current_location(), _shape_and_axes(name, *args, rows_first=rows_first, **(kwargs or {}))
-        operator = f"{path}: {name}" if path else name
-        call = _operation(
-            operator, name, location, inputs, outputs, occurrence=self._call_counts[operator, location], **axes
-        )
-        self._call_counts[operator, location] += 1
         # Kept with the call: whether no leak can begin there, because torch's own code packs or unpacks sequences.
         # 1. Calls in torch's module of packed sequences. Packing itself takes the first steps of a row: in a layout
         #    where these may be padding, a leak may begin there.
         # 2. Calls in torch's module of recurrent layers, except the layer's computation.
         file, is_layer = sys._getframe(1).f_code.co_filename, name.startswith(("lstm", "gru", "rnn"))
         takes_steps = name == "_pack_padded_sequence" and not self._layout.is_right_padded
-        is_packing = file == packing.__file__ and not takes_steps
-        self._calls.append((call, is_packing or (file == layers.__file__ and not is_layer)))
+        is_packing = (file == packing.__file__ and not takes_steps) or (file == layers.__file__ and not is_layer)
+        operator = f"{path}: {name}" if path else name
+        self._add(operator, name, location, inputs, outputs, is_packing=is_packing, **axes)
         return answer
+
+    def _add(
+        self,
+        operator: str,
+        kind: str,
+        location: CodeLocation | None,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        *,
+        is_packing: bool = False,
+        **more: Any,
+    ) -> None:
+        """Adds a call, with copies of its outputs as NumPy arrays; `more` are further fields of its operation."""
+        real = (tensor.detach().dequantize() if tensor.is_quantized else tensor.detach() for tensor in outputs)
+        dense = (tensor.resolve_conj().resolve_neg().cpu() for tensor in real)
+        # NumPy knows neither bfloat16 nor floats of 8 bits
+        values = [
+            np.array((tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy())
+            for tensor in dense
+        ]
+        operation = Operation(
+            operator,
+            kind,
+            location,
+            input_keys=frozenset(map(_storage, inputs)),
+            input_views=frozenset(map(_view, inputs)),
+            output_views=frozenset(map(_view, outputs)),
+            outputs=tuple(zip(map(_storage, outputs), values, strict=True)),
+            occurrence=self._call_counts[operator, location],
+            **more,
+        )
+        self._call_counts[operator, location] += 1
+        self._calls.append((operation, is_packing))
 
     def recording(self, tensors: Iterable[Tensor]) -> Recording:
         """The recorded calls that an answer depends on, found backwards from its tensors."""
@@ -374,30 +403,6 @@ class _Recorder(TorchFunctionMode):
                 reaching.append(replace(call, output_keys=output_keys, outputs=() if is_packing else outputs))
         reaching.reverse()
         return Recording(reaching, answers)
-
-
-def _operation(
-    operator: str, kind: str, location: CodeLocation | None, inputs: list[Tensor], outputs: list[Tensor], **more: Any
-) -> Operation:
-    """An operation with copies of its outputs as NumPy arrays; `more` are further fields of it."""
-    real = (tensor.detach().dequantize() if tensor.is_quantized else tensor.detach() for tensor in outputs)
-    dense = (tensor.resolve_conj().resolve_neg().cpu() for tensor in real)
-    # NumPy knows neither bfloat16 nor floats of 8 bits
-    values = [
-        np.array((tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor).numpy())
-        for tensor in dense
-    ]
-    keyed_values = tuple(zip(map(_storage, outputs), values, strict=True))
-    return Operation(
-        operator,
-        kind,
-        location,
-        input_keys=frozenset(map(_storage, inputs)),
-        input_views=frozenset(map(_view, inputs)),
-        output_views=frozenset(map(_view, outputs)),
-        outputs=keyed_values,
-        **more,
-    )
 
 
 # Functions whose axes are their third argument; of others they are the second
