@@ -138,7 +138,6 @@ def test_an_export_promises_the_bits_of_the_operator_that_will_serve(published: 
     assert np.array_equal(together, [session.run(pad([steps])).logits[0] for steps in sequences])
 
 
-@pytest.mark.long
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize("writes", [None, -1e9, -float("inf")])
 def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | None):
@@ -157,7 +156,6 @@ def test_a_written_mask_hides_padding_whose_scores_overflow():
     assert np.array_equal(own.run(wild).logits, own.run(batch).logits)
 
 
-@pytest.mark.long
 def test_parts_in_another_order_are_seen_in_the_answers():
     own, plain, sequences = opened(SelfAttention(parts_last=True))
     assert own.kernels == ONNXRUNTIME
@@ -174,7 +172,13 @@ def test_parts_of_a_product_with_turned_weights_and_no_bias_are_found():
     weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights).T.copy(), "as_in_torch"))
     model.graph.node.insert(0, turned)  # so are large weights of torch
     manifest = Manifest(name="m", version=1, input=target.steps, labels=target.labels, graph=target.names)
-    assert Session(model.SerializeToString(), manifest).kernels == ATTENTION
+    graph = model.SerializeToString()
+    session = Session(graph, manifest)
+    assert session.kernels == ATTENTION
+    batch = pad([np.random.default_rng(0).standard_normal((length, 4)).astype(np.float32) for length in LENGTHS])
+    plain = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    logits = plain.run([manifest.graph.logits], feed(manifest.graph, batch))[0]
+    assert np.allclose(session.run(batch).logits, logits, rtol=1e-5, atol=1e-6)
 
 
 def test_a_sum_and_its_layer_norm_stay_two_nodes_on_the_cpu():

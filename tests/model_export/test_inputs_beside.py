@@ -265,8 +265,7 @@ def by_day(names: Iterable[str], *chosen: str) -> list[Any]:
     return [pytest.param(name, marks=() if name in chosen else pytest.mark.long) for name in names]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", by_day(SOUND, "pair", "texts"))
+@pytest.mark.parametrize("name", by_day(SOUND, "pair"))
 def test_a_sound_model_is_sound(name: str) -> None:
     module, options = SOUND[name]
     report = check(module(), max_length=24, **options)

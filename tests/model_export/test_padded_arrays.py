@@ -57,3 +57,30 @@ def test_what_cannot_be_checked_says_why() -> None:
     assert "the function of FunctionTransformer raises ValueError" in report.reason
     with pytest.raises(ConfigurationError, match="features: say how many values a step has"):
         checked(lambda X: X.mean(axis=1), features=None)
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero", "ignore:invalid value")
+def test_a_column_that_is_not_finite_hides_no_leak_and_is_none() -> None:
+    ratio = checked(lambda X: X.mean(1) / X.std(1))  # infinite for one step alone
+    assert [leak.code for leak in ratio.leaks] == ["LW212", "LW212"]
+    assert checked(lambda X: np.stack([np.nansum(X, axis=(1, 2)), np.full(len(X), np.nan)], 1)).verdict == "sound"
+    assert checked(lambda X: np.stack([np.nansum(X, axis=(1, 2)), np.full(len(X), -np.inf)], 1)).verdict == "sound"
+
+
+def test_a_function_that_takes_one_padding_only_is_judged_by_it() -> None:
+    def finite(X: Any) -> Any:
+        if not np.isfinite(X).all():
+            raise ValueError("NaN is not taken")
+        return X
+
+    assert checked(lambda X: finite(X).sum(1)).verdict == "sound"
+    assert checked(lambda X: finite(X).mean(1)).verdict == "leak"
+
+
+@pytest.mark.parametrize(
+    "function", [lambda X: np.nansum(X, axis=(1, 2)), lambda X: np.nansum(X, axis=(0, 1))[None]], ids=["rows", "batch"]
+)
+def test_a_function_that_makes_no_table_is_not_checked(function: Any) -> None:
+    report = checked(function)
+    assert report.verdict == "uncheckable"
+    assert "of FunctionTransformer makes" in report.reason

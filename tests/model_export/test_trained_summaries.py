@@ -19,6 +19,7 @@ from lengthwise_export import LengthwiseClassifier, SequenceSummaries
 from lengthwise_export.architecture import checkpoint, pipeline, trained
 from lengthwise_export.errors import CheckpointError
 from lengthwise_export.options import CheckOptions, ExportOptions
+from lengthwise_export.summaries import trained_pipeline
 from lengthwise_export.summaries.calibrated import log_probabilities
 from lengthwise_export.summaries.definitions import GROUPS
 from lengthwise_export.summaries.pipeline import described
@@ -92,7 +93,9 @@ def test_a_stored_graph_answers_as_the_pipeline(fitted: summaries.FittedSummarie
     assert notices == []
 
 
-def test_what_was_trained_is_described_to_the_export_by_its_spec(weights: Path) -> None:
+def test_what_was_trained_is_described_to_the_export_by_its_spec(
+    fitted: summaries.FittedSummaries, weights: Path
+) -> None:
     graph, options = targets.described(str(weights), ExportOptions())
     assert (options.labels, options.missing, options.scores) == (("a", "b"), "handled", "logits")
     assert options.max_length == 1024
@@ -105,6 +108,9 @@ def test_what_was_trained_is_described_to_the_export_by_its_spec(weights: Path) 
     assert (shorter.max_length, shorter.min_length) == (9, 2)
     with pytest.raises(ConfigurationError, match=r"max_length: the spec has input\.max_length = 1024"):
         targets.described(str(weights), ExportOptions(max_length=1025))
+    spec = fitted.spec.with_keys(input={"max_length": 50_000})
+    with pytest.raises(ConfigurationError, match=r"input\.max_length = 50000: these summaries take 4096 steps"):
+        trained_pipeline.described(spec, weights / trained.WEIGHTS_FILE, ExportOptions())
 
 
 def test_a_spec_beside_the_checkpoint_must_be_that_of_the_training(weights: Path, tmp_path: Path) -> None:

@@ -513,3 +513,21 @@ def test_static_values_that_are_no_columns_are_refused_with_the_way_out(opens: O
         InvalidSequences, match=r"'static' is missing: the model takes 3 static values \(age, sex, type"
     ):
         Scorer()(batch.drop(columns="age"))
+
+
+def test_static_columns_with_the_models_names_are_matched_by_name(opens: Opens) -> None:
+    opens(sample_models.loaded(sample_models.manifest(static=True)))
+    in_order, mixed = (Scorer(static=names)(BESIDE) for names in (["age", "sex", "type"], ["type", "age", "sex"]))
+    assert np.array_equal(np.stack(in_order["probabilities"]), np.stack(mixed["probabilities"]))
+
+
+def test_static_columns_that_cannot_be_read_row_by_row_are_refused(opens: Opens) -> None:
+    opens(sample_models.loaded(sample_models.manifest(static=True)))
+    with pytest.raises(ConfigurationError, match="named twice in age, age, type"):
+        Scorer(static=["age", "age", "type"])
+    with pytest.raises(ConfigurationError, match="the column 'age' has 1 rows, and 'steps' 2"):
+        Scorer()({**BESIDE, "age": [0.5]})
+    twice = pandas.DataFrame([[*row, 1.0] for row in zip(*BESIDE.values(), strict=True)], columns=[*BESIDE, "age"])
+    with pytest.raises(ConfigurationError, match="the batch has 2 columns 'age'"):
+        Scorer()(twice)
+    assert Scorer(static="age").static == ("age",)

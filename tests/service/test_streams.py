@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 import lengthwise
 from lengthwise.batching.limits import BatchLimits
@@ -240,6 +241,10 @@ class TestDecided:
 
     def test_an_ordinary_answer_says_nothing(self) -> None:
         assert "decided" not in self.said(0.9, None, None)
+
+    def test_no_other_task_has_a_label_to_decide(self) -> None:
+        with pytest.raises(ValidationError, match="stop_at: only the one label of a sequence is decided"):
+            streaming(gru, stop_at={"probability": 0.7, "steps": 3}, task="multi-label")
 
     def test_a_prediction_has_it(self) -> None:
         model = opened(streaming(gru, stop_at={"probability": 0.1, "steps": 2}))

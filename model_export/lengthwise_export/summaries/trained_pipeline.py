@@ -13,6 +13,7 @@ from lengthwise_export.errors import CheckpointError, ConfigurationError
 from lengthwise_export.onnx_graphs.protos import TRAINED
 from lengthwise_export.options import ExportOptions
 from lengthwise_export.summaries.pipeline import ABOVE_HALF
+from lengthwise_export.summaries.series import MOST_STEPS_OF_SPECTRUM
 from lengthwise_export.targets.stock_folder import AnyOptions
 
 
@@ -25,7 +26,7 @@ def described(spec: Spec, weights: Path, options: AnyOptions) -> tuple[onnx.Mode
         options: The options of the user.
 
     Raises:
-        ConfigurationError: The user asks for longer sequences than the spec does.
+        ConfigurationError: The user asks for longer sequences than the spec does, or the spec for too long ones.
         CheckpointError: The checkpoint is damaged, or that of another spec.
     """
     trained.load(spec, weights)  # compares the specs
@@ -33,8 +34,12 @@ def described(spec: Spec, weights: Path, options: AnyOptions) -> tuple[onnx.Mode
         graph = onnx.load_model_from_string(pipeline.load(weights).content)
     except DecodeError as error:
         raise CheckpointError(f"{weights}: its graph is damaged") from error
-    recorded = trained.read_record(weights).model_dump_json(exclude={"spec"})
-    graph.metadata_props.add(key=TRAINED, value=recorded)
+    record = trained.read_record(weights)
+    graph.metadata_props.add(key=TRAINED, value=record.model_dump_json(exclude={"spec"}))
+    # What was trained for longer sequences has no spectrum, and takes them
+    most = max(MOST_STEPS_OF_SPECTRUM, record.spec.input.max_length if record.spec else 0)
+    if spec.input.max_length > most:
+        raise ConfigurationError(f"input.max_length = {spec.input.max_length}: these summaries take {most} steps")
     step, is_multi_label, stated = spec.input, spec.output.task == "multi-label", options.model_fields_set
     if "max_length" in stated and (getattr(options, "max_length", None) or 0) > step.max_length:
         raise ConfigurationError(f"max_length: the spec has input.max_length = {step.max_length}")

@@ -211,6 +211,8 @@ class Manifest(ManifestTable):
             raise ValueError("graph.channels_first: token ids have no axis of features")
         if self.long != "reject" and (self.input.sequences or self.streaming is not None):
             raise ValueError("long: several sequences, and chunks of a stream, are refused where they are too long")
+        if self.stop_at is not None and self.task != "single-label":
+            raise ValueError("stop_at: only the one label of a sequence is decided")
         if self.input.sequences and self.input.sequences[0].max_length != self.max_length:
             raise ValueError("input.sequences: max_length of the first is that of the model")
         return self

@@ -83,11 +83,11 @@ def check_names(
         keep_steps: Whether the column of sequences is kept, so that no answer may have its name.
 
     Raises:
-        ConfigurationError: A column is missing, that of sequences is there twice, or an answer has the name of one.
+        ConfigurationError: A column is missing, one that is read is there twice, or an answer has the name of one.
     """
-    if names.count(steps) > 1:
-        raise ConfigurationError(f"the batch has {names.count(steps)} columns {steps!r}")
     for name in (steps, *static):
+        if names.count(name) > 1:
+            raise ConfigurationError(f"the batch has {names.count(name)} columns {name!r}")
         if name not in names:
             listed = ", ".join(map(repr, names[:_MOST_LISTED])) or "none"
             cure = "steps='NAME') names the column that has the sequences"

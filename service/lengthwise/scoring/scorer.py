@@ -66,8 +66,9 @@ class Scorer:
         steps: The column of sequences: a list of steps in each row, each step a list of numbers; a list of numbers
             where a step has one feature, or is a token id.
         id: The column that names a row in an error; it need not exist. None for none.
-        static: The columns of the static values, in the order of the model; they stay in the answered batch. By default
-            those with the names of the model's, if the batch has them all.
+        static: The columns of the static values; they stay in the answered batch. Those with the names of the model's
+            are matched by name, others are in the order of the model. By default those with the names of the model's,
+            if the batch has them all.
         keep_steps: Whether the answered batch has the column of sequences, too; it is most of the data.
         prefix: Begins the name of each column of an answer, such as `predicted_` where the batch has a `label`.
         provider: `cuda`, `cpu`, or `auto` for a GPU if one can be used, else the CPU.
@@ -111,7 +112,10 @@ class Scorer:
                 object.__setattr__(self, "path", path)
         if self.threads is None:
             raise ConfigurationError("threads must be an integer >= 1, got None")
-        object.__setattr__(self, "static", tuple(self.static))
+        static = (self.static,) if isinstance(self.static, str) else tuple(self.static or ())
+        if len({*static}) != len(static):
+            raise ConfigurationError(f"static: a column is named twice in {', '.join(static)}")
+        object.__setattr__(self, "static", static)
         self._options()  # raises for options that are wrong
 
     def __call__(self, batch: B) -> B:
@@ -136,18 +140,26 @@ class Scorer:
         manifest = model.loaded.manifest
         names, columns = names_of(batch), self._columns(manifest)
         by_name = manifest.input.static_names
-        static_columns = self.static or (by_name if {*by_name} <= {*names} else ())
+        is_named = {*by_name} == {*self.static} if self.static else {*by_name} <= {*names}
+        static_columns = by_name if is_named else self.static
         check_names(names, self.steps, static_columns, columns, keep_steps=self.keep_steps)
-        static = [*zip(*(cells_of(batch, name) for name in static_columns), strict=True)] or None
-        items = arrays.items_or_reasons(cells_of(batch, self.steps), manifest, static=static, ask=False)
+        rows = cells_of(batch, self.steps)
+        cells = {name: cells_of(batch, name) for name in static_columns}
+        for column, values in cells.items():
+            if len(values) != len(rows):
+                raise ConfigurationError(
+                    f"the column {column!r} has {len(values)} rows, and {self.steps!r} {len(rows)}"
+                )
+        static = [*zip(*cells.values(), strict=True)] or None
+        items = arrays.items_or_reasons(rows, manifest, static=static, ask=False)
         ids = cache(lambda: cells_of(batch, self.id or ""))  # the column of ids, read at the first error only
 
         def name(row: int) -> str:
             """The id of a row, as the beginning of its error; empty if the batch has no ids."""
             return f"id {str(ids()[row])[:_MOST_SHOWN]!r}: " if self.id in names else ""
 
-        rows = self._rows(model, items, name)
-        return cast("B", with_answers(batch, None if self.keep_steps else self.steps, columns, rows))
+        answers = self._rows(model, items, name)
+        return cast("B", with_answers(batch, None if self.keep_steps else self.steps, columns, answers))
 
     def batches(self, batches: Iterable[B]) -> Iterator[B]:
         """Answers batches one by one: a function for `mapInPandas` and `mapInArrow` of PySpark."""
