@@ -16,10 +16,16 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
-from lengthwise.runtime.feature_names import FeatureNames
-from lengthwise.runtime.input_tables import MOST_STATIC
-from lengthwise.runtime.manifest import GraphNames, LongPolicy, Manifest, StaticInput, StepInput, StopAt
-from lengthwise.wrong_values import all_wrong
+from lengthwise.exporter_api.contract import (
+    MOST_STATIC,
+    FeatureNames,
+    GraphNames,
+    LongPolicy,
+    Manifest,
+    StaticInput,
+    StepInput,
+    StopAt,
+)
 from lengthwise_export.architecture.model_spec import (
     WITHOUT_DATA,
     ConvSpec,

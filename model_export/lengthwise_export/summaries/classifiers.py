@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from lengthwise.errors import ConfigurationError
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.summaries.calibrated import OFFSETS, SLOPES
 from lengthwise_export.summaries.series import Numbers, on_grid
 from lengthwise_export.summaries.series_graph import GraphNumbers

@@ -13,13 +13,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from lengthwise.datasets.arrays import items
-from lengthwise.datasets.estimator_input import estimator_sequences
-from lengthwise.datasets.input_sequences import Layout, Padding
-from lengthwise.errors import ConfigurationError
-from lengthwise.padding import steps_of
-from lengthwise.runtime.manifest import Manifest, StepInput
-from lengthwise.wrong_values import counted, nearest
+from lengthwise.exporter_api.contract import Manifest, StepInput, steps_of
+from lengthwise.exporter_api.data import Layout, Padding, estimator_sequences, items
+from lengthwise_export.errors import ConfigurationError, counted, nearest
 from lengthwise_export.summaries import compiled
 from lengthwise_export.summaries.definitions import GROUPS, Choices, Recordings, SummaryColumns
 from lengthwise_export.summaries.series import LARGEST, MOST_STEPS, MOST_STEPS_OF_SPECTRUM, Series

@@ -15,6 +15,7 @@ from lengthwise.exporter_api.contract import MANIFEST_FILE, is_address
 from lengthwise.repository.source import model_directory
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.spec import Spec, tables_of
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import stock_folder

@@ -21,12 +21,16 @@ from sklearn.utils import Tags, check_array, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
-from lengthwise.datasets.arrays import items
-from lengthwise.datasets.estimator_input import estimator_sequences
-from lengthwise.datasets.input_sequences import InputSequences, Layout, Padding
-from lengthwise.decoding.calls import ADVICE_ON_TAILS, is_tail
-from lengthwise.errors import ConfigurationError, InvalidSequences, Problem
-from lengthwise.padding import STATIC, Sample, steps_of
+from lengthwise.exporter_api.contract import STATIC, Sample, steps_of
+from lengthwise.exporter_api.data import (
+    ADVICE_ON_TAILS,
+    InputSequences,
+    Layout,
+    Padding,
+    estimator_sequences,
+    is_tail,
+    items,
+)
 from lengthwise_export.architecture import trained
 from lengthwise_export.architecture.layers import answer_in_batches
 from lengthwise_export.architecture.spec import ROCKET_BATCH_ROWS, Spec

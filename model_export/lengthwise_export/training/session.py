@@ -23,6 +23,7 @@ from lengthwise.exporter_api.contract import files
 from lengthwise_export.architecture import checkpoint
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, refuse_to_overwrite, run_files
+from lengthwise_export.errors import ConfigurationError
 from lengthwise_export.options import Tell, tell_each
 from lengthwise_export.tracing.process_wide import torch_threads
 from lengthwise_export.training import recipe, rocket
@@ -30,8 +31,8 @@ from lengthwise_export.training.arrays import LabelledSequences
 from lengthwise_export.training.batches import make_examples
 from lengthwise_export.training.choice import Plan
 from lengthwise_export.training.options import TrainOptions, options_of_layers
-from lengthwise_export.training.record_checks import fitting_records, missing_is_open
-from lengthwise_export.training.report import METRICS_FILE, RunReport, page
+from lengthwise_export.training.record_checks import Record, fitting_records, missing_is_open
+from lengthwise_export.training.report import METRICS_FILE, RunReport, notebook, page
 from lengthwise_export.training.scores import EvaluationScores, evaluate
 from lengthwise_export.training.streamable import earliness, learned_stop
 from lengthwise_export.training.train import Epoch, TrainingResult, train, write

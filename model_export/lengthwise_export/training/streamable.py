@@ -11,8 +11,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.manifest import StopAt
+from lengthwise.exporter_api.contract import StopAt
 from lengthwise_export.architecture.layers import MOST_SLICES
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.architecture.trained import BuiltInModel
