@@ -80,7 +80,7 @@ def _compared(
             row[: len(steps)] = steps
         try:
             after = np.asarray(transform(batch), np.float64)
-        except Exception as error:
+        except Exception as error:  # as above; many functions refuse NaN
             raised = f"raises {type(error).__name__}: {error}"
             continue
         if after.shape != before.shape:

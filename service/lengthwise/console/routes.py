@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 import orjson
+from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -65,15 +65,7 @@ def routes(serving: Serving, health: Callable[[Serving], dict[str, Any]], *, pre
         """
         query, headers = request.query_params, dict(request.headers.raw)
         name, kind = query.get("name", ""), query.get("kind", "values")
-        columns = ColumnNames(
-            query.get("id") or None,
-            query.get("time"),
-            query.get("label"),
-            values=tuple(query.getlist("values")) or None,
-        )
-        if "model" in query:
-            step = serving.find(query["model"], query.get("version")).manifest.input
-            columns = replace(columns, inputs=step.names or (), static=step.static_names)
+        columns = _column_names(serving, query)
         single, padding = query.get("id") == "", query.get("padding")
         return _json(await uploads.read(name, kind, headers, request.receive, columns, single=single, padding=padding))
 
@@ -96,6 +88,19 @@ async def _file(request: Request) -> Response:
     if file is None:
         raise HTTPException(404)
     return page.answer(request, file)
+
+
+def _column_names(serving: Serving, query: QueryParams) -> ColumnNames:
+    """The columns of an uploaded table that a query names, and those with the names of the model's features."""
+    step = serving.find(query["model"], query.get("version")).manifest.input if "model" in query else None
+    return ColumnNames(
+        query.get("id") or None,
+        query.get("time"),
+        query.get("label"),
+        values=tuple(query.getlist("values")) or None,
+        inputs=None if step is None else step.names or (),
+        static=() if step is None else step.static_names,
+    )
 
 
 def page_state(serving: Serving, health: dict[str, Any], predict: str) -> dict[str, Any]:

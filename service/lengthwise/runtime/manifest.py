@@ -247,20 +247,20 @@ class Manifest(ManifestTable):
         if not self.input.has_more:
             return self
         table = self.input.model_dump(exclude={"static", "sequences"})
-        return Manifest(**self._fields() | {"input": StepInput(**table)})
+        return self.like(input=StepInput(**table))
 
     @cached_property
     def further(self) -> dict[str, Manifest]:
         """By the name of each sequence but the first: the manifest of a model that takes it alone."""
-        fields = self._fields() | {"graph": GraphNames(), "streaming": None, "min_length": 1}
+        own = {"graph": GraphNames(), "streaming": None, "min_length": 1}
         return {
-            sequence.name: Manifest(**fields | {"input": sequence.step, "max_length": sequence.max_length})
+            sequence.name: self.like(**own, input=sequence.step, max_length=sequence.max_length)
             for sequence in self.input.sequences[1:]
         }
 
-    def _fields(self) -> dict[str, Any]:
-        """The fields with their values, to make a manifest like this one."""
-        return {name: getattr(self, name) for name in type(self).model_fields}
+    def like(self, **changed: Any) -> Manifest:
+        """A manifest like this one with some fields changed, and nothing of what was computed of the others."""
+        return Manifest(**{name: getattr(self, name) for name in type(self).model_fields} | changed)
 
     @cached_property
     def by_sequence(self) -> dict[str, Manifest]:

@@ -131,7 +131,7 @@ def open_without_states(source: Source, manifest: Manifest, threads: int, device
     """
     if manifest.streaming is None or device.provider != CPU_DEVICE.provider:
         return None
-    ordinary = Manifest(**{name: getattr(manifest, name) for name in Manifest.model_fields} | {"streaming": None})
+    ordinary = manifest.like(streaming=None)
     try:
         graph = beginnings.without_states(source.content(), manifest)
         session, *_ = open_graph(source.replaced(graph), ordinary, threads, device)
