@@ -30,6 +30,15 @@ _LSTM = """
     y2 = Squeeze (y, axis1)
     y3 = Transpose <perm = [1, 0, 2]> (y2)
 """
+_POOLED_BY_SCORES = """
+    sc = MatMul (y3, q)
+    sq = Squeeze (sc, axis2)
+    ms = Where (m2, sq, low)
+    att = Softmax <axis = 1> (ms)
+    e = Unsqueeze (att, axis1)
+    p = MatMul (e, y3)
+    a = Squeeze (p, axis1)
+"""
 _GRU = """
     l = Cast <to = 6> (lengths)
     x = Transpose <perm = [1, 0, 2]> (values)
@@ -262,14 +271,8 @@ def attention_pooling(w: Weights) -> ModelProto:
         _VALUES
         + _LSTM
         + _MASK
+        + _POOLED_BY_SCORES
         + """
-        sc = MatMul (y3, q)
-        sq = Squeeze (sc, axis2)
-        ms = Where (m2, sq, low)
-        att = Softmax <axis = 1> (ms)
-        e = Unsqueeze (att, axis1)
-        p = MatMul (e, y3)
-        a = Squeeze (p, axis1)
         logits = MatMul (a, V)
     """
     )
@@ -283,14 +286,8 @@ def attention_as_an_output(w: Weights) -> ModelProto:
         _VALUES.replace("logits)", "logits, float[N,T] att)")
         + _LSTM
         + _MASK
+        + _POOLED_BY_SCORES
         + """
-        sc = MatMul (y3, q)
-        sq = Squeeze (sc, axis2)
-        ms = Where (m2, sq, low)
-        att = Softmax <axis = 1> (ms)
-        e = Unsqueeze (att, axis1)
-        p = MatMul (e, y3)
-        a = Squeeze (p, axis1)
         logits = MatMul (a, V)
     """
     )
@@ -643,14 +640,8 @@ def attention_behind_convolutions(w: Weights) -> ModelProto:
         _VALUES
         + _MASK
         + _CONVOLVED
+        + _POOLED_BY_SCORES
         + """
-        sc = MatMul (y3, q)
-        sq = Squeeze (sc, axis2)
-        ms = Where (m2, sq, low)
-        att = Softmax <axis = 1> (ms)
-        e = Unsqueeze (att, axis1)
-        p = MatMul (e, y3)
-        a = Squeeze (p, axis1)
         h2 = Squeeze (h, axis0)
         b = Add (a, h2)
         logits = MatMul (b, V)
