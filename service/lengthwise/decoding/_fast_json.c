@@ -50,6 +50,9 @@ typedef struct {
     int has_escapes;               /* whether that text has a backslash */
     int has_list;                  /* whether a step is an array */
     const float *beside;           /* the numbers beside it; NULL where only Python can read them */
+    const char *state;             /* the text of its state, behind the quote, or NULL */
+    Py_ssize_t state_bytes;
+    int64_t offset;                /* the number of steps before its own; -1 where it says none */
     Py_ssize_t faults;             /* of all steps */
     Py_ssize_t first_told, told;   /* which of the faults of the reader are its own */
 } Sequence;
@@ -77,6 +80,7 @@ typedef struct {
     Sequence *sequences;
     Py_ssize_t sequence_count, sequence_room;
     int is_plain;             /* whether no sequence is an object */
+    int takes_states;         /* whether a state and an offset may stand beside a sequence, and no numbers */
     int has_more;             /* whether Python has to read a field of a sequence */
     Fault *faults;
     Py_ssize_t fault_count, fault_room;
@@ -107,6 +111,10 @@ static inline const char *past(const char *p, char c)
 static const char *past_string(const char *p, int *has_escapes)
 {
     *has_escapes = 0;
+    const char *quote = strchr(p, '"');
+    int others = 0; /* looked for in all letters at once: the text of a state has thousands */
+    for (const char *q = p; quote && q < quote; q++) others |= (*q == '\\') | ((unsigned char)*q < 0x20);
+    if (quote && !others) return quote + 1;
     while (*p != '"') {
         if ((unsigned char)*p < 0x20) return NULL; /* this is the end of the text, too */
         if (*p == '\\') {
@@ -550,12 +558,31 @@ static const char *read_beside(Reader *reader, const char *p, Sequence *sequence
     return p + 1;
 }
 
+/* The value of the field `name`, where it is the ordinary state or offset of a sequence; the place behind it, or NULL. */
+static const char *read_past(const Reader *reader, const char *name, const char *p, Sequence *sequence)
+{
+    int has_escapes;
+    if (!reader->takes_states) return NULL;
+    if (!sequence->state && *p == '"' && strncmp(name, "\"state\"", 7) == 0) {
+        const char *text = p + 1;
+        if (!(p = past_string(text, &has_escapes)) || has_escapes) return NULL;
+        sequence->state = text;
+        sequence->state_bytes = p - 1 - text;
+        return p;
+    }
+    if (sequence->offset >= 0 || strncmp(name, "\"offset\"", 8) != 0) return NULL;
+    int64_t offset;
+    if (!(p = read_token(p, PY_SSIZE_T_MAX, &offset)) || is_digit(*p) || *p == '.' || *p == 'e' || *p == 'E') return NULL;
+    sequence->offset = offset;
+    return p;
+}
+
 /* One entry of the array of sequences; the place behind it, or NULL. */
 static const char *read_sequence(Reader *reader, const char *p, Sequence *sequence)
 {
-    *sequence = (Sequence){.first_told = reader->fault_count};
+    *sequence = (Sequence){.first_told = reader->fault_count, .offset = -1};
     if (*p == '[') {
-        reader->has_more = 1; /* where it should have numbers beside it, Python says so */
+        reader->has_more |= !reader->takes_states; /* where it should have numbers beside it, Python says so */
         return read_steps(reader, p, sequence);
     }
     reader->is_plain = 0;
@@ -577,9 +604,12 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
             p = past_string(p + 1, &sequence->has_escapes);
             sequence->id_bytes = p ? p - 1 - sequence->id : 0;
         } else if (reader->takes_more) {
-            const char *value = p;
+            const char *value = p, *behind = read_past(reader, name, p, sequence);
             int is_beside = *p == '[' && strncmp(name, "\"static\"", 8) == 0;
-            if (!is_beside || !(p = read_beside(reader, value, sequence))) {
+            if (behind) {
+                reader->parts += *value == '"';
+                p = behind;
+            } else if (!is_beside || !(p = read_beside(reader, value, sequence))) {
                 reader->has_more = 1;
                 p = past_json(value, &reader->parts);
             }
@@ -592,7 +622,7 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
         if (*p != ',') return NULL;
     }
     sequence->end = p + 1;
-    reader->has_more |= !sequence->beside;
+    reader->has_more |= !sequence->beside && !reader->takes_states;
     return sequence->steps || reader->in_detail ? p + 1 : NULL;
 }
 
@@ -636,6 +666,19 @@ static Py_ssize_t read_sequences(Reader *reader, const char *p, const char *end)
 /* The place of p in the body; -1 where there is none. */
 #define PLACE(p) ((p) ? (Py_ssize_t)((p) - body) : (Py_ssize_t)-1)
 
+/* The state and the offset of each sequence, as a list; NULL with an exception. */
+static PyObject *pasts(const Reader *reader)
+{
+    PyObject *list = PyList_New(reader->sequence_count);
+    for (Py_ssize_t i = 0; list && i < reader->sequence_count; i++) {
+        const Sequence *found = reader->sequences + i;
+        PyObject *offset = found->offset < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(found->offset);
+        PyObject *one = offset ? Py_BuildValue("y#N", found->state, found->state_bytes, offset) : NULL;
+        if (!one || PyList_SetItem(list, i, one) < 0) Py_CLEAR(list);
+    }
+    return list;
+}
+
 /* What was read, see the documentation of `read`. NULL with an exception. */
 static PyObject *made(const Reader *reader, const char *body)
 {
@@ -661,7 +704,11 @@ static PyObject *made(const Reader *reader, const char *body)
         is_made = id && PyList_SetItem(ids, i, id) == 0;
     }
     if (is_made && !reader->takes_more) return Py_BuildValue("NNN", bytes, ends, ids);
-    if (is_made && !reader->has_more) {
+    if (is_made && !reader->has_more && reader->takes_states) {
+        PyObject *before = pasts(reader);
+        if (before) return Py_BuildValue("NNNN", bytes, ends, ids, before);
+        is_made = 0;
+    } else if (is_made && !reader->has_more) {
         size = (size_t)reader->beside * sizeof(float);
         PyObject *beside = PyBytes_FromStringAndSize(NULL, reader->sequence_count * (Py_ssize_t)size);
         for (Py_ssize_t i = 0; beside && i < reader->sequence_count; i++)
@@ -732,7 +779,7 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     in_detail, takes_more, beside)\n--\n\n"
+             "     in_detail, takes_more, beside, takes_states)\n--\n\n"
              "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
@@ -742,7 +789,9 @@ PyDoc_STRVAR(read_doc,
              "takes_more: whether an item may have other fields; then a fourth entry follows, of each item the places\n"
              "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n"
              "beside: the length of the array `static` of an item, of numbers. If each item has it, and no other\n"
-             "fields than steps and id, the fourth entry is these numbers, as the bytes of float32.\n\n"
+             "fields than steps and id, the fourth entry is these numbers, as the bytes of float32.\n"
+             "takes_states: whether an item may have `state` and `offset`. If it has no other fields than these, steps and\n"
+             "id, the fourth entry is of each item its (state, offset): the text as bytes, and None for what it has not.\n\n"
              "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or\n"
              "only the reader in Python can tell.\n"
              "count, parts: the number of items, and of all arrays, objects and strings.\n"
@@ -755,11 +804,11 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     PyObject *body;
     const char *start, *end;
     Py_ssize_t from, to;
-    reader.takes_more = reader.has_more = 0;
+    reader.takes_more = reader.has_more = reader.takes_states = 0;
     reader.beside = 0;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pn", &body, &from, &to, &reader.most_sequences, &reader.features,
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pnp", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.in_detail, &reader.takes_more, &reader.beside))
+                          &reader.in_detail, &reader.takes_more, &reader.beside, &reader.takes_states))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
     if (reader.features < 0 || reader.vocabulary < 0 || reader.beside < 0) {

@@ -18,6 +18,7 @@ def read(
     in_detail: bool,
     takes_more: bool = ...,
     beside: int = ...,
+    takes_states: bool = ...,
     /,
 ) -> Any:
     """The sequences of `body[start:end]`, or `in_detail` what is wrong with them; None where they are not ordinary."""

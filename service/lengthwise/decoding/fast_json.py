@@ -22,7 +22,7 @@ import orjson
 
 from lengthwise.decoding import json_text, options, static_values, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, length_problem, make_item, split
-from lengthwise.decoding.chunks import ordinary_past, resumed, sent_state
+from lengthwise.decoding.chunks import SentState, ordinary_past, ordinary_state, resumed, sent_state
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import STATIC, Sample, Steps, steps_of
@@ -134,6 +134,7 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
     """  # noqa: DOC502 - what it calls raises it
     manifest, extra_bytes = model.manifest, 0
     fields: list[dict[str, Any]] = []  # of each item besides its steps; empty if all are arrays, or C has read them
+    sent: Sequence[SentState] = ()  # the states and offsets of items; empty as `fields`
     more: Sequence[Any] = ()
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
@@ -142,12 +143,15 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         numbers, ends, ids, *more = sequences
         items, extra_bytes = _items(numbers, ends, ids, manifest)
     static = [bytes_read for bytes_read in more if isinstance(bytes_read, bytes)]
-    if more and not static and ids is not None:
+    if more and not static and len(more[0][0]) == len(SentState()):
+        sent = list(map(ordinary_state, *zip(*more[0], strict=True)))
+    elif more and not static and ids is not None:
         fields = _other_fields(items, body, more[0], manifest)
+        sent = list(map(sent_state, fields))
     if manifest.input.static is not None:
         items = _with_static(items, static[0] if static else fields, manifest)
-    if manifest.streaming is not None and (fields or wants_state):
-        items = _resumed(items, fields, model, wants_state=wants_state)
+    if manifest.streaming is not None and (sent or wants_state):
+        items = _resumed(items, sent, model, wants_state=wants_state)
     return items, extra_bytes
 
 
@@ -221,7 +225,7 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, An
 
 
 def _resumed(
-    items: Sequence[Item], fields: Sequence[Mapping[str, Any]], model: ServedModel, *, wants_state: bool
+    items: Sequence[Item], sent: Sequence[SentState], model: ServedModel, *, wants_state: bool
 ) -> list[Item]:
     """The items with what came before their steps, by their states.
 
@@ -230,8 +234,7 @@ def _resumed(
     """
     manifest, keys = model.manifest, model.state_keys
     pasts = [
-        ordinary_past(sent_state(others), manifest, keys, wants_state=wants_state)
-        for others in fields or [{}] * len(items)
+        ordinary_past(said, manifest, keys, wants_state=wants_state) for said in sent or [SentState()] * len(items)
     ]
     pairs = zip(items, pasts, strict=True)
     if any([length_problem(len(item.steps), manifest, past and past.offset) for item, past in pairs]):
@@ -248,7 +251,8 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
     - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
       if the model takes static values or states, a fourth entry follows: the static values as bytes, if they are
-      numbers and there are no other fields than ids, or else where the items and their steps are;
+      numbers and there are no other fields than ids; of each item its (state, offset), if there are no other fields
+      than these and ids; or else where the items and their steps are;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:
@@ -257,8 +261,9 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
     takes_more = step.static is not None or manifest.streaming is not None
     beside = 0 if step.static is None or step.static.categories else step.static.count
+    takes_states = manifest.streaming is not None and step.static is None
     rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside
-    return _fast_json.read(body, start, end, max_sequences, *rules)
+    return _fast_json.read(body, start, end, max_sequences, *rules, takes_states)
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from itertools import groupby
-from operator import itemgetter
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
@@ -102,6 +100,10 @@ class StreamPromise(ManifestTable):
     max_difference: float = Field(default=0.0, ge=0)  # the largest absolute difference of a logit; 0 with `bits`
 
 
+_STEPS_SEEN: Final = "steps_seen"  # the state of an exported model that counts its steps
+_STRUCT_KINDS: Final = {"float32": "f", "float64": "d", "int32": "i", "int64": "q"}
+
+
 class Streaming(ManifestTable):
     """What a model needs to answer chunk by chunk: its states, in the order of the text of a state."""
 
@@ -123,11 +125,14 @@ class Streaming(ManifestTable):
         return np.dtype([(state.name, np.dtype(state.dtype).newbyteorder("<"), state.shape) for state in self.states])
 
     @cached_property
-    def joined(self) -> np.dtype[Any]:
-        """The type of the same bytes with fewer fields: neighbours of one type are one, as far as values are alike."""
-        kinds = [(state.dtype, math.prod(state.shape)) for state in self.states]
-        fields = [(kind, sum(size for _, size in alike)) for kind, alike in groupby(kinds, itemgetter(0))]
-        return np.dtype([("", np.dtype(kind).newbyteorder("<"), (size,)) for kind, size in fields])
+    def form(self) -> str:
+        """The numbers of the same bytes as `struct` names them, each kind after its count."""
+        return "".join(f"{math.prod(state.shape)}{_STRUCT_KINDS[state.dtype]}" for state in self.states)
+
+    @cached_property
+    def counted(self) -> tuple[str, ...]:
+        """The names of the states that count the steps of the whole sequence."""
+        return tuple(state.name for state in self.states if state.name == _STEPS_SEEN and state.counts)
 
 
 class StepInput(ManifestTable):

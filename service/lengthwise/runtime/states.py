@@ -31,7 +31,7 @@ from pydantic_core import SchemaValidator, ValidationError, to_json
 
 from lengthwise import files
 from lengthwise.errors import ConfigurationError
-from lengthwise.runtime.answers import all_finite
+from lengthwise.runtime.kernels import _kernels
 from lengthwise.runtime.manifest import Streaming
 
 log = logging.getLogger("lengthwise.states")
@@ -40,8 +40,7 @@ FORMAT: Final = 1
 MOST_OFFSET: Final = 2**64 - 1
 _HEAD: Final = struct.Struct("<B16sQ")
 _TAG_BYTES: Final = 16
-_STEPS_SEEN: Final = "steps_seen"  # the state of an exported model that counts its steps
-# A decoder of base64, five times as fast as `binascii`. It reads a text of JSON, and other alphabets and paddings, too
+# Without the kernels: a decoder of base64 that reads a text of JSON, and other alphabets and paddings, too
 _BASE64: Final = SchemaValidator({"type": "bytes"}, config={"val_json_bytes": "base64"})
 _OTHER_FORMS: Final = "+/=\\"  # letters of texts that it reads, and that are none of a state's
 _PIECE_BYTES: Final = 2047  # for a longer one hashlib releases the interpreter lock, and under load waits for it again
@@ -88,10 +87,10 @@ class StateKeys:
         arrays = [value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes() for value in values]
         content = b"".join((_HEAD.pack(FORMAT, digest, offset), *arrays))
         tag = _tag(content, self._keys[0] if self._keys else None)
-        return _text(content + tag)
+        return _encoded(content + tag)
 
-    def read(self, text: str) -> SequenceState | None:
-        """The state of a text; None if it is no text of this format, was changed, or is not signed as it must be."""
+    def read(self, text: str | bytes) -> SequenceState | None:
+        """The state of a text, which may be ASCII; None if it is no text of this format, was changed, or is not signed as it must be."""
         parsed = parse(text)
         if parsed is None:
             return None
@@ -106,8 +105,10 @@ def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | Non
     """The values of each state by its name, without rows; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
-    row, joined = np.frombuffer(values, streaming.row)[0], np.frombuffer(values, streaming.joined)[0]
-    return {name: row[name] for name in streaming.row.names or ()} if all_finite(joined) else None
+    if not _are_finite(streaming.form, values):
+        return None
+    row = np.frombuffer(values, streaming.row)[0]
+    return {name: row[name] for name in streaming.row.names or ()}
 
 
 def have_seen(values: Mapping[str, NDArray[Any]], streaming: Streaming, offset: int) -> bool:
@@ -115,19 +116,13 @@ def have_seen(values: Mapping[str, NDArray[Any]], streaming: Streaming, offset: 
 
     A graph may compute places and widths from the count: with a forged one it fails, for all rows of a batch.
     """
-    counted = [state.name for state in streaming.states if state.name == _STEPS_SEEN and state.counts]
-    return all(values[name].tolist() == [offset] for name in counted)
+    return all([values[name].tolist() == [offset] for name in streaming.counted])
 
 
-def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
+def parse(text: str | bytes) -> tuple[SequenceState, bytes, bytes] | None:
     """The state of a text, all before its tag, and the tag, which may be wrong; None for a text of another form."""
-    if any([letter in text for letter in _OTHER_FORMS]):
-        return None
-    try:
-        raw = _BASE64.validate_json(f'"{text}{"=" * (-len(text) % 4)}"')
-    except ValidationError:
-        return None
-    if len(raw) < _HEAD.size + _TAG_BYTES:
+    raw = _decoded(text)
+    if raw is None or len(raw) < _HEAD.size + _TAG_BYTES:
         return None
     content, tag = raw[:-_TAG_BYTES], raw[-_TAG_BYTES:]
     number, digest, offset = _HEAD.unpack_from(content)
@@ -135,9 +130,30 @@ def parse(text: str) -> tuple[SequenceState, bytes, bytes] | None:
     return None if number != FORMAT else (SequenceState(digest, offset, content[_HEAD.size :], is_plain), content, tag)
 
 
-def _text(content: bytes) -> str:
+def _decoded_without_kernels(text: str | bytes) -> bytes | None:
+    """The bytes of a text in base64url without padding; None for any other text."""
+    text = text if isinstance(text, str) else text.decode("latin-1")
+    if any([letter in text for letter in _OTHER_FORMS]):
+        return None
+    try:
+        return _BASE64.validate_json(f'"{text}{"=" * (-len(text) % 4)}"')  # type: ignore[no-any-return]
+    except ValidationError:
+        return None
+
+
+def _encoded_without_kernels(content: bytes) -> str:
     """The base64url of bytes, without padding."""
     return to_json(content, bytes_mode="base64")[1:-1].rstrip(b"=").decode()
+
+
+def _are_finite_without_kernels(form: str, values: bytes) -> bool:
+    """Whether no number of these bytes is NaN or infinite; `form` is as of `struct`."""
+    return bool(np.isfinite(struct.unpack(f"<{form}", values)).all())
+
+
+_decoded = _decoded_without_kernels if _kernels is None else _kernels.from_base64url
+_encoded = _encoded_without_kernels if _kernels is None else _kernels.to_base64url
+_are_finite = _are_finite_without_kernels if _kernels is None else _kernels.are_finite
 
 
 def _tag(content: bytes, key: bytes | None) -> bytes:

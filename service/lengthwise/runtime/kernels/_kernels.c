@@ -237,6 +237,12 @@ static PyObject *shares(PyObject *module, PyObject *arguments)
 
 static PyObject *helped(PyObject *module, PyObject *nothing) { return PyFloat_FromDouble(helped_seconds); }
 
+/* Of `_states.c`. */
+void fill_letters(void);
+PyObject *from_base64url(PyObject *module, PyObject *text);
+PyObject *to_base64url(PyObject *module, PyObject *bytes);
+PyObject *are_finite(PyObject *module, PyObject *args);
+
 static PyMethodDef METHODS[] = {
     {"offer", offer, METH_VARARGS, "Names the kernels that the next session of this thread registers; gives their instruction set."},
     {"choose", choose, METH_VARARGS, "Makes the kernels of sessions opened from now on use that instruction set."},
@@ -245,6 +251,9 @@ static PyMethodDef METHODS[] = {
     {"helped", helped, METH_NOARGS, "The processor time, in seconds, that other threads have ever worked for this one."},
     {"shares", shares, METH_VARARGS, "Computes shares of steps above biases: plan, biases, values, lengths, and where to."},
     {"background", background, METH_O, "Whether layers that run in this thread let others run first, at each step."},
+    {"from_base64url", from_base64url, METH_O, "The bytes of a text in base64url without padding; None for any other."},
+    {"to_base64url", to_base64url, METH_O, "The text of bytes in base64url without padding."},
+    {"are_finite", are_finite, METH_VARARGS, "Whether no number of a format of `struct` is NaN or infinite: format, bytes."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -264,6 +273,7 @@ static PyObject *sets_of(struct Kernels *kernels)
 
 static int fill(PyObject *module)
 {
+    fill_letters();
     PyObject *all = PyDict_New();
     int failed = !all;
     for (struct Kernels *const *kernels = KERNELS; !failed && *kernels; kernels++) {

@@ -50,3 +50,15 @@ def helped() -> float:
 
 def background(on: bool, /) -> None:
     """Whether layers that run in this thread let others run first, at each step."""
+
+def from_base64url(text: str | bytes, /) -> bytes | None:
+    """The bytes of a text in base64url without padding; None for any other text, or another form of one."""
+
+def to_base64url(content: bytes, /) -> str:
+    """The text of bytes in base64url without padding."""
+
+def are_finite(form: str, numbers: bytes, /) -> bool:
+    """Whether no number is NaN or infinite. `form` is as of `struct`, each kind after its count: f, d, i and q.
+
+    ValueError where there are fewer numbers than the form says.
+    """

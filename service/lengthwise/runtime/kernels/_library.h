@@ -1,8 +1,8 @@
 /* What the parts of the library share: calls of onnxruntime, idle cores, and how operators are described.
  *
  * The parts are `_kernels.c` (Python's module, and the registration), `_recurrent.c` (products of float32),
- * `_integer.c` (products of bytes), `_shares.c` (fixed kernels), `_convolutions.c` (convolutions of valid steps) and
- * `_summaries.c` (summaries of sequences).
+ * `_integer.c` (products of bytes), `_shares.c` (fixed kernels), `_convolutions.c` (convolutions of valid steps),
+ * `_summaries.c` (summaries of sequences) and `_states.c` (the texts of states, for Python alone).
  */
 #ifndef LENGTHWISE_LIBRARY_H
 #define LENGTHWISE_LIBRARY_H
