@@ -2,7 +2,9 @@
 
 import hashlib
 import hmac
+import importlib.util
 import json
+import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from lengthwise.commands.cli import main
 from lengthwise.errors import ConfigurationError
+from lengthwise.runtime.kernels import _kernels
 from lengthwise.runtime.manifest import GRAPH_FILE, MANIFEST_FILE, Manifest
 from lengthwise.runtime.states import SequenceState, StateKeys, unpack
 from tests.support.streaming_models import graph_bytes, gru, manifest
@@ -129,6 +132,56 @@ def test_a_text_has_one_form_only() -> None:
     assert raw(other_bits) == raw(text)
     for wrong in (other_bits, f"{text}==", f" {text}", f"{text}\n", text.replace("-", "+").replace("_", "/") + "!"):
         assert PLAIN.read(wrong) is None
+
+
+LETTERS = st.sampled_from('ABab01-_+/= \n"\\\u00e9\ud800')
+
+
+@pytest.mark.skipif(_kernels is None, reason="this installation has no kernels")
+class TestInC:
+    """What the kernels do with a text and its numbers."""
+
+    @given(st.binary(max_size=300))
+    def test_bytes_become_the_text_that_python_makes(self, content: bytes) -> None:
+        text = _kernels.to_base64url(content)
+        assert text == text_of(content)
+        assert _kernels.from_base64url(text) == _kernels.from_base64url(text.encode()) == content
+
+    @given(st.text(LETTERS, max_size=9))
+    def test_a_text_of_another_form_is_none(self, text: str) -> None:
+        read = _kernels.from_base64url(text)
+        assert read is None or text_of(read) == text
+
+    @given(st.lists(st.tuples(st.sampled_from("fdiq"), st.integers(0, 5)), max_size=4), st.binary(max_size=160))
+    def test_a_number_is_finite_where_numpy_says_so(self, kinds: list[tuple[str, int]], content: bytes) -> None:
+        form = "".join(f"{count}{kind}" for kind, count in kinds)
+        size = struct.calcsize(f"<{form}")
+        content = content.ljust(size, b"\xff")[:size]
+        expected = bool(np.isfinite(struct.unpack(f"<{form}", content)).all())
+        assert _kernels.are_finite(form, content) is expected
+
+    def test_fewer_numbers_than_the_form_says_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="not those of the format"):
+            _kernels.are_finite("2d", bytes(15))
+
+
+def test_without_kernels_the_same_texts_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PLAIN.text(DIGEST, 1001, VALUES)
+    monkeypatch.setattr("lengthwise.runtime.kernels._kernels", None)
+    spec = importlib.util.find_spec("lengthwise.runtime.states")
+    assert spec is not None
+    assert spec.loader is not None
+    other = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(other)
+    assert other.StateKeys().text(DIGEST, 1001, VALUES) == text
+    for each in (text, text.encode()):
+        assert other.StateKeys().read(each) == PLAIN.read(each)
+    for wrong in (f"{text}=", f" {text}", text[:-1], "+", b"\xff\xfe"):
+        assert other.StateKeys().read(wrong) is None
+        assert PLAIN.read(wrong) is None
+    streaming = manifest(gru, graph_bytes(gru)).streaming
+    assert other.unpack(np.full(8, np.nan, "<f4").tobytes(), streaming) is None
+    assert other.unpack(np.zeros(8, "<f4").tobytes(), streaming)["hidden"].tolist() == [0] * 8
 
 
 def test_another_format_is_not_read() -> None:

@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from lengthwise.grpc import open_inference_pb2 as pb
+from lengthwise.protocols.tensor_specs import OF_STATES
+from lengthwise.runtime.states import StateKeys
 from tests.support.grpc_calls import calling
 from tests.support.numpy_models import Service, manifest, model, serving
 from tests.support.streaming_models import FEATURES, convolution, cuts, gru, mean, sequences, whole
@@ -256,6 +258,34 @@ async def test_states_are_only_sent_where_they_are_named(service: Service) -> No
         named = {"inputs": inputs, "outputs": [{"name": "offset"}]}
         (output,) = (await service.client.post(f"{STREAMS}/infer", json=named)).json()["outputs"]
         assert output == {"name": "offset", "datatype": "INT64", "shape": [1], "data": [4]}
+
+
+async def test_a_decided_row_is_said_where_that_is_named() -> None:
+    decides = streaming(gru, stop_at={"probability": 0.1, "steps": 5})
+    state = StateKeys().text(decides.manifest.state_digest, 3, [np.zeros(8, np.float32)]).encode()
+    tensors = padded([Row(sequences([2])[0], state), Row(sequences([4])[0]), Row(sequences([5])[0])])
+    inputs = [
+        {"name": name, "datatype": DATATYPES[name], "shape": array.shape, "data": array.ravel().tolist()}
+        for name, array in tensors.items()
+        if name not in OF_STATES
+    ]
+    inputs.append({"name": "state", "datatype": "BYTES", "shape": [3], "data": [state.decode(), "", ""]})
+    request = pb.ModelInferRequest(model_name="streams")
+    for name, array in tensors.items():
+        request.inputs.add(name=name, datatype=DATATYPES[name], shape=array.shape)
+        request.raw_input_contents.append(raw(array))
+    request.outputs.add(name="decided")
+    async with serving(decides) as service:
+        unnamed = (await service.client.post(f"{STREAMS}/infer", json={"inputs": inputs})).json()["outputs"]
+        assert "decided" not in [output["name"] for output in unnamed]
+        named = {"inputs": inputs, "outputs": [{"name": "decided"}]}
+        (output,) = (await service.client.post(f"{STREAMS}/infer", json=named)).json()["outputs"]
+        async with calling(service) as caller:
+            answer = await caller.call("ModelInfer", request)
+        metadata = (await service.client.get(STREAMS)).json()["outputs"]
+    assert output == {"name": "decided", "datatype": "BOOL", "shape": [3], "data": [True, False, True]}
+    assert answer.raw_output_contents[0] == bytes([1, 0, 1])
+    assert metadata[-1] == {"name": "decided", "datatype": "BOOL", "shape": [-1]}
 
 
 async def test_the_metadata_have_the_tensors_of_states(service: Service) -> None:

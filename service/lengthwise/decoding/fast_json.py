@@ -224,9 +224,7 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, An
     ]
 
 
-def _resumed(
-    items: Sequence[Item], sent: Sequence[SentState], model: ServedModel, *, wants_state: bool
-) -> list[Item]:
+def _resumed(items: Sequence[Item], sent: Sequence[SentState], model: ServedModel, *, wants_state: bool) -> list[Item]:
     """The items with what came before their steps, by their states.
 
     Raises:

@@ -83,9 +83,14 @@ def _of_stream(manifest: Manifest, item: Item, answer: Answer, state_keys: State
     if state_keys is not None:
         fields["offset"], fields["state"] = next_state(manifest, item, answer, state_keys)
     if manifest.stop_at is not None and (state_keys is not None or item.seen is not None):
-        steps = (item.seen or 0) + len(item.steps)
-        fields["decided"] = manifest.stop_at.is_reached(float(answer.probabilities[answer.best]), steps)
+        fields["decided"] = is_decided(manifest, item, answer)
     return fields
+
+
+def is_decided(manifest: Manifest, item: Item, answer: Answer) -> bool:
+    """Whether the label of a sequence so far is decided (`Manifest.stop_at`); of a model that says nothing, never."""
+    steps, stop_at = (item.seen or 0) + len(item.steps), manifest.stop_at
+    return stop_at is not None and stop_at.is_reached(float(answer.probabilities[answer.best]), steps)
 
 
 def next_state(manifest: Manifest, item: Item, answer: Answer, keys: StateKeys) -> tuple[int, str]:

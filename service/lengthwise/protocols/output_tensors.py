@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Call
-from lengthwise.decoding.json_body import next_state
-from lengthwise.protocols.tensor_specs import ELEMENTS, OF_STATES, OFFSET, STATE, outputs_of
+from lengthwise.decoding.json_body import is_decided, next_state
+from lengthwise.protocols.tensor_specs import DECIDED, ELEMENTS, OFFSET, STATE, outputs_of
 from lengthwise.protocols.tensors import TensorCall
 from lengthwise.runtime.answers import Answer
 
@@ -54,11 +53,11 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
     forms = {form.name: form for form in outputs_of(manifest)}
     labels = _as_bytes(manifest.labels)
     outputs = []
-    states = _states(tensor_call.call, answers)
+    of_stream = _of_stream(tensor_call, answers)
     for name, binary, classes in tensor_call.outputs:
         datatype = forms[name].datatypes[0]
-        if name in OF_STATES:
-            outputs.append(EncodedTensor(name, datatype, states[name], bool(binary)))
+        if name in of_stream:
+            outputs.append(EncodedTensor(name, datatype, of_stream[name], bool(binary)))
             continue
         rows = [np.asarray(_ROWS[name](row_answer, labels, manifest.threshold)) for row_answer in answers]
         if classes is not None:
@@ -73,14 +72,19 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
     return outputs
 
 
-def _states(call: Call, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
-    """The tensors of the states after the steps of each row, by name; empty if the call asks for none."""
-    if not call.states:
-        return {}
+def _of_stream(tensor_call: TensorCall, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
+    """The tensors of what a call asks for that depends on earlier chunks of each row, by name."""
+    call = tensor_call.call
     keys, manifest = call.model.state_keys, call.model.manifest
-    pairs = [next_state(manifest, item, answer, keys) for item, answer in zip(call.items, answers, strict=True)]
-    texts = np.array([text.encode() for _, text in pairs], dtype=object)
-    return {STATE: texts, OFFSET: np.array([offset for offset, _ in pairs], dtype=np.int64)}
+    tensors: dict[str, NDArray[Any]] = {}
+    rows = list(zip(call.items, answers, strict=True))
+    if call.states:
+        pairs = [next_state(manifest, item, answer, keys) for item, answer in rows]
+        tensors[STATE] = np.array([text.encode() for _, text in pairs], dtype=object)
+        tensors[OFFSET] = np.array([offset for offset, _ in pairs], dtype=np.int64)
+    if any(output.name == DECIDED.name for output in tensor_call.outputs):
+        tensors[DECIDED.name] = np.array([is_decided(manifest, item, answer) for item, answer in rows])
+    return tensors
 
 
 @lru_cache

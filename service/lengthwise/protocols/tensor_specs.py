@@ -46,6 +46,12 @@ OF_STATES: Final = {
 }
 """The tensors of a model that streams: inputs, in which an empty text and -1 stand for none, and outputs."""
 
+DECIDED: Final = TensorSpec("decided", ("BOOL",), (-1,))
+"""An output of a model that says where a sequence is decided (`Manifest.stop_at`)."""
+
+ONLY_NAMED: Final = (*OF_STATES, DECIDED.name)
+"""The outputs that a request names to have them: without names, all others are sent."""
+
 
 class SequenceSpecs(NamedTuple):
     """The input tensors of one sequence, and the manifest of a model that takes it alone."""
@@ -80,9 +86,10 @@ def inputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
 
 
 def outputs_of(manifest: Manifest) -> tuple[TensorSpec, ...]:
-    """The output tensors of a model, named as in the answer of `POST /predict`; those of states are the last."""
+    """The output tensors of a model, named as in the answer of `POST /predict`; `ONLY_NAMED` are the last."""
     states = () if manifest.streaming is None else OF_STATES.values()
-    return (*_outputs(manifest.task, manifest.classes, manifest.graph.attention is not None), *states)
+    decided = () if manifest.stop_at is None else (DECIDED,)
+    return (*_outputs(manifest.task, manifest.classes, manifest.graph.attention is not None), *states, *decided)
 
 
 @lru_cache

@@ -32,6 +32,7 @@ from lengthwise.protocols.tensor_specs import (
     LENGTHS,
     OF_STATES,
     OFFSET,
+    ONLY_NAMED,
     STATE,
     SequenceSpecs,
     TensorSpec,
@@ -311,7 +312,7 @@ def _outputs(
 ) -> tuple[OutputRequest, ...]:
     """The outputs to send, each with `binary` set and at most all classes; adds a problem for each wrong request.
 
-    Without `output_requests` they are all outputs of the model but those of states, as raw bytes if `binary`.
+    Without `output_requests` they are all outputs of the model but `ONLY_NAMED`, as raw bytes if `binary`.
     """
     model_outputs = [form.name for form in outputs_of(manifest)]
     names = [output.name for output in output_requests]
@@ -329,7 +330,7 @@ def _outputs(
             binary if output.binary is None else output.binary,
             None if output.classes is None else min(output.classes, manifest.classes),
         )
-        for output in output_requests or [OutputRequest(name) for name in model_outputs if name not in OF_STATES]
+        for output in output_requests or [OutputRequest(name) for name in model_outputs if name not in ONLY_NAMED]
     )
 
 

@@ -90,7 +90,7 @@ class StateKeys:
         return _encoded(content + tag)
 
     def read(self, text: str | bytes) -> SequenceState | None:
-        """The state of a text, which may be ASCII; None if it is no text of this format, was changed, or is not signed as it must be."""
+        """The state of a text; None if it is none of this format, was changed, or is not signed as it must be."""
         parsed = parse(text)
         if parsed is None:
             return None
