@@ -59,7 +59,8 @@ def seen(call: Call) -> list[Any]:
     for item in call.items:
         row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
         beside = {name: (array.dtype.str, array.tolist()) for name, array in row.beside.items()}
-        found.append((row.steps.tolist(), beside, row.wants_state, item.seen, item.id, item.sent_steps))
+        before = None if row.state is None else (row.state.dtype.descr, row.state.tobytes())
+        found.append((row.steps.tolist(), beside, before, row.wants_state, item.seen, item.id, item.sent_steps))
     return [found, call.states, call.attention, call.pointer]
 
 

@@ -14,11 +14,11 @@ item the first of these counts, and of one call everything that is 422 comes bef
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from numpy.typing import NDArray
+import numpy as np
 
 from lengthwise.decoding.calls import Item, Problems
 from lengthwise.decoding.json_text import kind
@@ -48,7 +48,7 @@ class Past(NamedTuple):
     """What came before the steps of an item that is sent with states; nothing where its sequence begins."""
 
     offset: int = 0  # how many steps there were
-    values: Mapping[str, NDArray[Any]] = {}  # the states by the names of the graph's inputs, without the axis of rows
+    values: np.void | None = None  # the states: a field for each, named as the graph's input
     wants_state: bool = False  # whether the answer has the next state
     repeated: int = 0  # how many of these steps run again with the next ones: as many as the model looks ahead
 
@@ -58,7 +58,7 @@ def resumed(item: Item, past: Past | None) -> Item:
     if past is None:
         return item
     row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
-    steps = Sample(row.steps, {**row.beside, **past.values}, row.others, past.wants_state, past.repeated)
+    steps = Sample(row.steps, row.beside, row.others, past.wants_state, past.repeated, past.values)
     return item._replace(steps=steps, seen=past.offset)
 
 

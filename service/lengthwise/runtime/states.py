@@ -21,7 +21,7 @@ import hmac
 import logging
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -101,17 +101,16 @@ class StateKeys:
         return state if any(is_signed) else None
 
 
-def unpack(values: bytes, streaming: Streaming) -> dict[str, NDArray[Any]] | None:
-    """The values of each state by its name, without rows; None if they have another size, or one is not finite."""
+def unpack(values: bytes, streaming: Streaming) -> np.void | None:
+    """The states as one value, a field for each; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
     if not _are_finite(streaming.form, values):
         return None
-    row = np.frombuffer(values, streaming.row)[0]
-    return {name: row[name] for name in streaming.row.names or ()}
+    return np.frombuffer(values, streaming.row)[0]  # type: ignore[no-any-return]  # of a type with fields
 
 
-def have_seen(values: Mapping[str, NDArray[Any]], streaming: Streaming, offset: int) -> bool:
+def have_seen(values: np.void, streaming: Streaming, offset: int) -> bool:
     """Whether the values of states are those after `offset` steps, as far as a state counts them.
 
     A graph may compute places and widths from the count: with a forged one it fails, for all rows of a batch.
