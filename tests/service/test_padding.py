@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
 
-from lengthwise.padding import Steps, pad, rounded_width, step_mask
+from lengthwise.padding import Sample, Steps, pad, rounded_width, step_mask
 
 features = st.shared(st.integers(1, 3), key="features")
 values = st.integers(1, 20).flatmap(
@@ -138,3 +138,14 @@ def test_a_thread_that_waits_for_the_interpreter_lock_does_not_get_it_for_each_r
         thread.join()
     assert sequences.taken == 60
     assert len(given_up_at) < 4  # of 4 to 61, with the lock given up for each row
+
+
+def test_a_row_without_a_state_begins_beside_rows_that_go_on() -> None:
+    form = np.dtype([("end", "<f4", (2,)), ("count", "<i8", (1,))])
+    blank = Sample(np.zeros((0, 1), np.float32), {"count": np.array([0]), "end": np.full(2, -1, np.float32)})
+    goes_on = Sample(np.ones((3, 1), np.float32), state=np.array(([1.5, 2], [7]), form)[()])
+    batch = pad([goes_on, Sample(np.ones((1, 1), np.float32)), np.ones((2, 1), np.float32)], rows=4, blank=blank)
+    assert batch.beside["end"].tolist() == [[1.5, 2], [-1, -1], [-1, -1], [-1, -1]]
+    assert batch.beside["count"].tolist() == [[7], [0], [0], [0]]
+    assert not batch.begins
+    assert all(array.flags.c_contiguous and array.flags.aligned for array in batch.beside.values())
