@@ -98,6 +98,11 @@ def with_steps(row: RowInput, steps: Steps) -> RowInput:
     return replace(row, steps=steps) if isinstance(row, Sample) else steps
 
 
+def with_beside(row: RowInput, beside: Mapping[str, NDArray[Any]]) -> Sample:
+    """The sequences of a row, with these values beside them."""
+    return Sample(steps_of(row), beside, row.others if isinstance(row, Sample) else {})
+
+
 @dataclass(frozen=True, slots=True)
 class PaddedBatch:
     """Sequences, padded with zeros to a rectangle `rows x width`."""

@@ -21,8 +21,29 @@ from lengthwise.decoding import fast_json, validation
 from lengthwise.decoding.calls import Call
 from lengthwise.decoding.validation import PREDICT
 from lengthwise.errors import InvalidRequest, RequestError
+from lengthwise.padding import Sample
+from lengthwise.runtime.manifest import Manifest
 from tests.support.numpy_models import MANIFESTS, OneModel
 
+_VALUES: dict[str, Any] = {"features": 2}
+_TOKENS: dict[str, Any] = {"kind": "tokens", "vocabulary": 10}
+
+
+def _of_several(step: dict[str, Any], **further: Any) -> Manifest:
+    """The manifest of a model with two sequences of up to three steps: `a` of such steps, and `b` of others."""
+    first = {key: size for key, size in step.items() if key in ("features", "vocabulary")}
+    several = [{"name": "a", "max_length": 3} | first, {"name": "b", "max_length": 3} | further]
+    table = MANIFESTS["refuses missing"].model_dump() | {"max_length": 3, "input": step | {"sequences": several}}
+    return Manifest.model_validate(table)
+
+
+SEVERAL = {
+    "two": _of_several(_VALUES, features=2),
+    "two, tokens": _of_several(_TOKENS, vocabulary=8),
+    "two, mixed": _of_several(_VALUES, vocabulary=10),
+    "two, static": _of_several(_VALUES | {"static": {"count": 2}}, features=1),
+}
+"""Models that take several sequences."""
 MAX_SEQUENCES = 5
 _SPACE = (b"", b"", b"", b" ", b"\n\t\r ")
 _NUMBERS = (
@@ -66,7 +87,8 @@ def body(rng: random.Random, kind: str) -> bytes:
     """A body, mostly right for the manifest of that name."""
     odd = rng.choice((0.0, 0.0, 0.0, 0.1, 0.1, 0.6))
     count = rng.randint(1, MAX_SEQUENCES) + (rng.random() < odd)
-    sequences = [rng.choice(_ODD_ITEMS) if rng.random() < odd / 10 else _sequence(rng, kind, odd) for _ in range(count)]
+    item = _item_of_several if kind in SEVERAL else _sequence
+    sequences = [rng.choice(_ODD_ITEMS) if rng.random() < odd / 10 else item(rng, kind, odd) for _ in range(count)]
     fields = [b'"sequences":%s[%s]' % (rng.choice(_SPACE), _joined(rng, sequences))]
     if rng.random() < 0.4:
         fields += rng.sample(_OPTIONS if rng.random() < odd else _OPTIONS[:_RIGHT_OPTIONS], rng.randint(1, 3))
@@ -78,7 +100,59 @@ def body(rng: random.Random, kind: str) -> bytes:
     return text[: rng.randint(0, len(text))] if rng.random() < 0.05 else text
 
 
+def _item_of_several(rng: random.Random, kind: str, odd: float) -> bytes:
+    inputs = []
+    for name, manifest in SEVERAL[kind].by_sequence.items():
+        bare = manifest.input.features is None
+        text = _steps(rng, "tokens" if bare else "one feature" if manifest.input.features == 1 else "short", odd)
+        inputs.append(b'"%s"%s:%s' % (name.encode(), rng.choice(_SPACE), text))
+    if rng.random() < odd / 2:
+        odd_inputs = (
+            b'"c":[[1,2]]',
+            b'"a":[[1,2]]',
+            b'"\\u0061":[[1,2]]',
+            b'"":[1]',
+            b'"ab":[[1,2]]',
+            b'"b":null',
+            b"b",
+        )
+        inputs[rng.randint(0, 1) :] = [rng.choice(odd_inputs)]
+    rng.shuffle(inputs)
+    fields = [b'"inputs"%s:%s{%s}' % (rng.choice(_SPACE), rng.choice(_SPACE), _joined(rng, inputs))]
+    if kind == "two, static":
+        fields.append(b'"static":[%s]' % _joined(rng, [_number(rng, "refuses missing", odd) for _ in "12"]))
+    if rng.random() < 0.5:
+        fields.append(b'"id":%s' % rng.choice(_IDS if rng.random() < odd else _IDS[:5]))
+    if rng.random() < odd:
+        odd_fields = (
+            b'"steps":[[1,2]]',
+            b'"static":[1,2]',
+            b'"inputs":{}',
+            b'"inputs":5',
+            b'"id":"c"',
+            b'"step_mask":[true]',
+        )
+        fields.append(rng.choice(odd_fields))
+    rng.shuffle(fields)
+    return b"{%s}" % _joined(rng, fields)
+
+
 def _sequence(rng: random.Random, kind: str, odd: float) -> bytes:
+    text = _steps(rng, kind, odd)
+    if rng.random() < 0.6:
+        return text
+    fields = [b'"steps"%s:%s' % (rng.choice(_SPACE), text)]
+    if rng.random() < 0.6:
+        fields.append(b'"id"%s:%s' % (rng.choice(_SPACE), rng.choice(_IDS if rng.random() < odd else _IDS[:5])))
+    if rng.random() < odd:
+        fields.append(
+            rng.choice((b'"step_mask":[true]', b'"odd":[1,{}]', b'"steps":[[1,2]]', b'"id":"c"', b'"more":[]'))
+        )
+    rng.shuffle(fields)
+    return b"{%s}" % _joined(rng, fields)
+
+
+def _steps(rng: random.Random, kind: str, odd: float) -> bytes:
     bare = kind == "tokens" or (kind == "one feature" and rng.random() < 0.5)
     features = 1 if kind == "one feature" else 2
     by_names = rng.random() < (0.5 if kind.startswith("named") else odd / 10)
@@ -91,18 +165,7 @@ def _sequence(rng: random.Random, kind: str, odd: float) -> bytes:
             steps.append(b"{%s}" % _joined(rng, _named(rng, values, odd)))
             continue
         steps.append(rng.choice(_WRONG) if is_odd else values[0] if bare else b"[%s]" % _joined(rng, values))
-    text = b"[%s]" % _joined(rng, steps)
-    if rng.random() < 0.6:
-        return text
-    fields = [b'"steps"%s:%s' % (rng.choice(_SPACE), text)]
-    if rng.random() < 0.6:
-        fields.append(b'"id"%s:%s' % (rng.choice(_SPACE), rng.choice(_IDS if rng.random() < odd else _IDS[:5])))
-    if rng.random() < odd:
-        fields.append(
-            rng.choice((b'"step_mask":[true]', b'"odd":[1,{}]', b'"steps":[[1,2]]', b'"id":"c"', b'"more":[]'))
-        )
-    rng.shuffle(fields)
-    return b"{%s}" % _joined(rng, fields)
+    return b"[%s]" % _joined(rng, steps)
 
 
 def _named(rng: random.Random, values: list[bytes], odd: float) -> list[bytes]:
@@ -145,17 +208,12 @@ def _joined(rng: random.Random, parts: list[bytes]) -> bytes:
 
 def shown(call: Call) -> tuple[Any, ...]:
     """A call as a value that is equal only to that of an equal call."""
-    items = [
-        (
-            item.steps.dtype,
-            item.steps.shape,
-            item.steps.tobytes(),
-            item.sent_steps,
-            item.id,
-            item.step_indices is None or [*item.step_indices],
-        )
-        for item in call.items
-    ]
+    items = []
+    for item in call.items:
+        row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
+        arrays = {"": row.steps, **row.others, **row.beside}
+        numbers = [(name, one.dtype, one.shape, one.tobytes()) for name, one in arrays.items()]
+        items.append((numbers, item.sent_steps, item.id, item.step_indices is None or [*item.step_indices]))
     return (items, call.attention, call.timeout_ms, call.priority, call.pointer, call.width)
 
 
@@ -177,7 +235,7 @@ def fuzz(bodies: int, seed: int) -> tuple[int, int]:
     AssertionError where the readers differ.
     """
     rng, ordinary, told = random.Random(seed), 0, 0
-    models = {kind: OneModel(manifest) for kind, manifest in MANIFESTS.items()}
+    models = {kind: OneModel(manifest) for kind, manifest in (MANIFESTS | SEVERAL).items()}
     for number in range(bodies):
         kind = rng.choice([*models])
         find, text = models[kind].find, body(rng, kind)

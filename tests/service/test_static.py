@@ -35,6 +35,7 @@ from lengthwise.protocols.tensors import read as read_tensors
 from lengthwise.runtime.manifest import Manifest, SequenceInput, StaticInput
 from lengthwise.scoring.opened import OpenModel
 from lengthwise.scoring.prediction_file import PredictionFile
+from tests.fuzz import json_readers
 from tests.support import sample_models
 from tests.support.numpy_models import Service, serving
 from tests.support.sample_models import manifest
@@ -218,6 +219,20 @@ def test_numbers_beside_steps_are_read_in_c_as_in_python(items: list[Any], in_c:
             assert one._replace(steps=0) == other._replace(steps=0)
             assert one.steps.steps.tobytes() == other.steps.steps.tobytes()
             assert one.steps.beside["static"].tobytes() == other.steps.beside["static"].tobytes()
+
+
+@pytest.mark.skipif(not fast_json.COMPILED, reason="the module in C is not built")
+@pytest.mark.parametrize("kind", ["two", "two, tokens", "two, static"])
+def test_several_sequences_of_an_item_are_read_in_c(kind: str):
+    served: Any = type("Served", (), {"manifest": json_readers.SEVERAL[kind]})
+    tokens = kind == "two, tokens"
+    first, second = ([3, 4], [5]) if tokens else (STEPS, [1.5, [2]] if kind == "two, static" else STEPS[:1])
+    beside = {"static": [1, -2.5e3]} if kind == "two, static" else {}
+    items = [{"inputs": {"a": first, "b": second}}, {"id": "x", "inputs": {"b": second, "a": first[:1]}}]
+    sent = json.dumps({"sequences": [item | beside for item in items]}).encode()
+    read = fast_json.read(sent, lambda *_: served, max_sequences=9)
+    assert read is not None
+    assert json_readers.shown(read) == json_readers.shown(validation.read(sent, lambda *_: served, max_sequences=9))
 
 
 @pytest.mark.parametrize("text", [b'"static": [1, 2], "static": [3, 4]', b'"static": [1, 2], "\\u0073tatic": [3, 4]'])

@@ -22,6 +22,7 @@
 #define MOST_TOLD 20          /* wrong steps of a sequence whose places are returned */
 #define SMALL_BYTES 16384     /* what is read of most bodies fits in that many bytes, on the stack */
 #define SMALL_SEQUENCES 64    /* as many sequences need no memory of their own */
+#define MOST_INPUTS 8         /* sequences of one item */
 #define LONG_TEXT_BYTES 262144 /* while a longer text is read other threads may run: LARGE_BODY_BYTES in Python */
 
 #ifdef __GNUC__
@@ -45,6 +46,7 @@ typedef struct {
     const char *start, *end;       /* of its object, or of what else stands in its place; NULL where it is an array */
     const char *steps, *steps_end; /* the array of its steps; NULL where it has none */
     Py_ssize_t count;              /* of its steps */
+    Py_ssize_t first;              /* how many numbers were read before its own */
     const char *id;                /* the text of its id, behind the quote, or NULL */
     Py_ssize_t id_bytes;           /* of that text, without the quote behind it */
     int has_escapes;               /* whether that text has a backslash */
@@ -56,6 +58,12 @@ typedef struct {
     Py_ssize_t faults;             /* of all steps */
     Py_ssize_t first_told, told;   /* which of the faults of the reader are its own */
 } Sequence;
+
+/* What each of several sequences of an item may be, by the name under which it stands. */
+typedef struct {
+    const char *name;
+    Py_ssize_t name_bytes, features, vocabulary, least_steps, most_steps;
+} Input;
 
 /* A wrong step: its index, the number of its values, and where its text stands. */
 typedef struct {
@@ -72,6 +80,8 @@ typedef struct {
     int takes_missing;        /* whether null is a missing value, NaN */
     int in_detail;            /* whether to go on where something is not ordinary */
     int takes_more;           /* whether an item may have other fields, which Python reads */
+    Input inputs[MOST_INPUTS]; /* the sequences of an item that has several: all have numbers, or all have token ids */
+    Py_ssize_t input_count;    /* how many these are, which stand one behind the other in `sequences`; 0 of one sequence */
     Py_ssize_t beside;        /* how many numbers stand beside a sequence, none of them missing; 0 where Python reads them */
     float *values;            /* one of these two is used */
     int64_t *tokens;
@@ -90,6 +100,9 @@ typedef struct {
     float small[SMALL_BYTES / sizeof(float)];
     Sequence small_sequences[SMALL_SEQUENCES];
 } Reader;
+
+/* How many entries of `sequences` an item has. */
+#define OF_ITEM(reader) ((reader)->input_count ? (reader)->input_count : 1)
 
 static inline const char *past_space(const char *p)
 {
@@ -506,6 +519,7 @@ static const char *read_steps(Reader *reader, const char *p, Sequence *sequence)
     int64_t *tokens = reader->tokens + reader->count;
     Py_ssize_t left = reader->room - reader->count;
     sequence->steps = p;
+    sequence->first = reader->count;
     reader->parts++;
     p = past_space(p + 1);
     if (*p == ']') {
@@ -558,31 +572,43 @@ static const char *read_beside(Reader *reader, const char *p, Sequence *sequence
     return p + 1;
 }
 
-/* The value of the field `name`, where it is the ordinary state or offset of a sequence; the place behind it, or NULL. */
-static const char *read_past(const Reader *reader, const char *name, const char *p, Sequence *sequence)
+/* The steps of the sequence with a name, by its rules; the place behind them, or NULL. */
+static const char *read_input(Reader *reader, const char *name, const char *p, Sequence *sequences)
 {
-    int has_escapes;
-    if (!reader->takes_states) return NULL;
-    if (!sequence->state && *p == '"' && strncmp(name, "\"state\"", 7) == 0) {
-        const char *text = p + 1;
-        if (!(p = past_string(text, &has_escapes)) || has_escapes) return NULL;
-        sequence->state = text;
-        sequence->state_bytes = p - 1 - text;
-        return p;
+    for (Py_ssize_t i = 0; i < reader->input_count; i++) {
+        const Input *input = reader->inputs + i;
+        if (strncmp(name + 1, input->name, (size_t)input->name_bytes) != 0 || name[1 + input->name_bytes] != '"') continue;
+        if (sequences[i].steps || *p != '[') return NULL;
+        reader->features = input->features;
+        reader->vocabulary = input->vocabulary;
+        reader->least_steps = input->least_steps;
+        reader->most_steps = input->most_steps;
+        return read_steps(reader, p, sequences + i);
     }
-    if (sequence->offset >= 0 || strncmp(name, "\"offset\"", 8) != 0) return NULL;
-    int64_t offset;
-    if (!(p = read_token(p, PY_SSIZE_T_MAX, &offset)) || is_digit(*p) || *p == '.' || *p == 'e' || *p == 'E') return NULL;
-    sequence->offset = offset;
-    return p;
+    return NULL;
+}
+
+/* All sequences of an item that has several, from the brace on, in any order; the place behind them, or NULL. */
+static const char *read_inputs(Reader *reader, const char *p, Sequence *sequences)
+{
+    reader->parts++;
+    for (Py_ssize_t i = 0; i < reader->input_count; i++) {
+        if (*p != (i ? ',' : '{')) return NULL;
+        const char *name = past_space(p + 1);
+        if (!(p = past_name(name))) return NULL;
+        if (!(p = read_input(reader, name, past_space(p), sequences))) return NULL;
+        p = past_space(p);
+    }
+    return *p == '}' ? p + 1 : NULL;
 }
 
 /* One entry of the array of sequences; the place behind it, or NULL. */
 static const char *read_sequence(Reader *reader, const char *p, Sequence *sequence)
 {
-    *sequence = (Sequence){.first_told = reader->fault_count, .offset = -1};
+    for (Py_ssize_t i = 0; i < OF_ITEM(reader); i++) sequence[i] = (Sequence){.first_told = reader->fault_count};
     if (*p == '[') {
-        reader->has_more |= !reader->takes_states; /* where it should have numbers beside it, Python says so */
+        if (reader->input_count) return NULL;
+        reader->has_more = 1; /* where it should have numbers beside it, Python says so */
         return read_steps(reader, p, sequence);
     }
     reader->is_plain = 0;
@@ -595,7 +621,9 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
         const char *name = past_space(p);
         if (!(p = past_name(name))) return NULL;
         p = past_space(p);
-        if (!sequence->steps && *p == '[' && strncmp(name, "\"steps\"", 7) == 0) {
+        if (reader->input_count && strncmp(name, "\"inputs\"", 8) == 0) {
+            p = read_inputs(reader, p, sequence);
+        } else if (!sequence->steps && !reader->input_count && *p == '[' && strncmp(name, "\"steps\"", 7) == 0) {
             p = read_steps(reader, p, sequence);
         } else if (reader->in_detail) {
             p = past_json(p, &reader->parts);
@@ -626,19 +654,21 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
     return sequence->steps || reader->in_detail ? p + 1 : NULL;
 }
 
-/* Memory for one more sequence; false where there is none. */
-static int make_room(Reader *reader)
+/* The next entries of `sequences`, for an item; NULL where there is no memory. */
+static Sequence *next_item(Reader *reader)
 {
-    if (reader->sequence_count < reader->sequence_room) return 1;
+    const Py_ssize_t first = reader->sequence_count;
+    reader->sequence_count += OF_ITEM(reader);
+    if (reader->sequence_count <= reader->sequence_room) return reader->sequences + first;
     Py_ssize_t room = 2 * reader->sequence_room;
     Sequence *old = reader->sequences == reader->small_sequences ? NULL : reader->sequences;
     Sequence *larger = realloc(old, (size_t)room * sizeof(Sequence));
     reader->is_out_of_memory = !larger;
-    if (!larger) return 0;
+    if (!larger) return NULL;
     if (!old) memcpy(larger, reader->small_sequences, sizeof reader->small_sequences);
     reader->sequences = larger;
     reader->sequence_room = room;
-    return 1;
+    return larger + first;
 }
 
 /* All sequences of the array between p and end, of which the first `most_sequences` are kept; their number, or -1. */
@@ -650,11 +680,12 @@ static Py_ssize_t read_sequences(Reader *reader, const char *p, const char *end)
     p = past_space(p);
     if (*p == ']') return p + 1 == end && reader->in_detail ? 0 : -1;
     for (;; p++) {
+        Sequence *item = NULL;
         p = past_space(p);
         if (++count > reader->most_sequences)
             p = reader->in_detail ? past_json(p, &reader->parts) : NULL;
         else
-            p = make_room(reader) ? read_sequence(reader, p, reader->sequences + reader->sequence_count++) : NULL;
+            p = (item = next_item(reader)) ? read_sequence(reader, p, item) : NULL;
         if (!p) return -1;
         p = past_space(p);
         if (*p == ']') break;
@@ -686,22 +717,24 @@ static PyObject *made(const Reader *reader, const char *body)
     size_t size = reader->features ? sizeof(float) : sizeof(int64_t);
     PyObject *bytes = PyBytes_FromStringAndSize(numbers, reader->count * (Py_ssize_t)size);
     if (reader->is_plain && reader->sequence_count == 1) return bytes;
+    const Py_ssize_t of_item = OF_ITEM(reader), items = reader->sequence_count / of_item;
     PyObject *ends = PyList_New(reader->sequence_count);
-    PyObject *ids = reader->is_plain ? Py_NewRef(Py_None) : PyList_New(reader->sequence_count);
+    PyObject *ids = reader->is_plain ? Py_NewRef(Py_None) : PyList_New(items);
     Py_ssize_t steps = 0;
     int is_made = bytes && ends && ids;
     for (Py_ssize_t i = 0; is_made && i < reader->sequence_count; i++) {
         const Sequence *sequence = reader->sequences + i;
-        PyObject *end = PyLong_FromSsize_t(steps += sequence->count), *id;
+        steps += sequence->count;
+        PyObject *id, *end = reader->input_count ? Py_BuildValue("nn", sequence->first, sequence->count) : PyLong_FromSsize_t(steps);
         is_made = end && PyList_SetItem(ends, i, end) == 0;
-        if (!is_made || reader->is_plain) continue;
+        if (!is_made || reader->is_plain || i % of_item) continue;
         if (!sequence->id)
             id = Py_NewRef(Py_None);
         else if (sequence->has_escapes)
             id = PyBytes_FromStringAndSize(sequence->id - 1, sequence->id_bytes + 2);
         else
             id = PyUnicode_DecodeUTF8(sequence->id, sequence->id_bytes, NULL);
-        is_made = id && PyList_SetItem(ids, i, id) == 0;
+        is_made = id && PyList_SetItem(ids, i / of_item, id) == 0;
     }
     if (is_made && !reader->takes_more) return Py_BuildValue("NNN", bytes, ends, ids);
     if (is_made && !reader->has_more && reader->takes_states) {
@@ -710,9 +743,9 @@ static PyObject *made(const Reader *reader, const char *body)
         is_made = 0;
     } else if (is_made && !reader->has_more) {
         size = (size_t)reader->beside * sizeof(float);
-        PyObject *beside = PyBytes_FromStringAndSize(NULL, reader->sequence_count * (Py_ssize_t)size);
-        for (Py_ssize_t i = 0; beside && i < reader->sequence_count; i++)
-            memcpy(PyBytes_AsString(beside) + (size_t)i * size, reader->sequences[i].beside, size);
+        PyObject *beside = PyBytes_FromStringAndSize(NULL, items * (Py_ssize_t)size);
+        for (Py_ssize_t i = 0; beside && i < items; i++)
+            memcpy(PyBytes_AsString(beside) + (size_t)i * size, reader->sequences[i * of_item].beside, size);
         if (beside) return Py_BuildValue("NNNN", bytes, ends, ids, beside);
         is_made = 0;
     }
@@ -779,7 +812,7 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     in_detail, takes_more, beside, takes_states)\n--\n\n"
+             "     in_detail, takes_more, beside, inputs)\n--\n\n"
              "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
@@ -790,31 +823,50 @@ PyDoc_STRVAR(read_doc,
              "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n"
              "beside: the length of the array `static` of an item, of numbers. If each item has it, and no other\n"
              "fields than steps and id, the fourth entry is these numbers, as the bytes of float32.\n"
-             "takes_states: whether an item may have `state` and `offset`. If it has no other fields than these, steps and\n"
-             "id, the fourth entry is of each item its (state, offset): the text as bytes, and None for what it has not.\n\n"
+             "inputs: of an item with several sequences by name, for each (name, features, vocabulary, least_steps,\n"
+             "most_steps): all have numbers, or all have token ids. ends has then (first number, steps) of each, in\n"
+             "the order of inputs, one item behind the other.\n\n"
              "in_detail: what is wrong with the steps: (count, parts, items), or None where the array is no JSON, or\n"
              "only the reader in Python can tell.\n"
              "count, parts: the number of items, and of all arrays, objects and strings.\n"
              "items: of the first `most_sequences` each (start, end, steps_start, steps_end, steps, faults, has_list,\n"
              "told); -1 for a place that it has not; told: of the first 20 wrong steps (step, features, start, end).");
 
+/* Takes the rules of several sequences; false, with an exception, where they are wrong. */
+static int take_inputs(Reader *reader, PyObject *inputs)
+{
+    reader->input_count = inputs ? PyTuple_Size(inputs) : 0;
+    int fits = reader->input_count <= MOST_INPUTS;
+    for (Py_ssize_t i = 0; fits && i < reader->input_count; i++) {
+        Input *input = reader->inputs + i;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(inputs, i), "snnnn", &input->name, &input->features, &input->vocabulary,
+                              &input->least_steps, &input->most_steps))
+            return 0;
+        input->name_bytes = (Py_ssize_t)strlen(input->name);
+        fits = input->features >= 0 && input->vocabulary >= 0 && !input->features == !reader->features;
+    }
+    if (!fits) PyErr_SetString(PyExc_ValueError, "some inputs, either of numbers or of token ids");
+    return fits;
+}
+
 static PyObject *read_body(PyObject *module, PyObject *args)
 {
     Reader reader;
-    PyObject *body;
+    PyObject *body, *inputs = NULL;
     const char *start, *end;
     Py_ssize_t from, to;
     reader.takes_more = reader.has_more = reader.takes_states = 0;
     reader.beside = 0;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pnp", &body, &from, &to, &reader.most_sequences, &reader.features,
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pnO!", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.in_detail, &reader.takes_more, &reader.beside, &reader.takes_states))
+                          &reader.in_detail, &reader.takes_more, &reader.beside, &PyTuple_Type, &inputs))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
     if (reader.features < 0 || reader.vocabulary < 0 || reader.beside < 0) {
         PyErr_SetString(PyExc_ValueError, "features, vocabulary and beside are numbers from 0");
         return NULL;
     }
+    if (!take_inputs(&reader, inputs)) return NULL;
     reader.sequences = reader.small_sequences;
     reader.sequence_count = 0;
     reader.sequence_room = SMALL_SEQUENCES;

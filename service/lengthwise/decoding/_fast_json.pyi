@@ -18,7 +18,7 @@ def read(
     in_detail: bool,
     takes_more: bool = ...,
     beside: int = ...,
-    takes_states: bool = ...,
+    inputs: tuple[tuple[str, int, int, int, int], ...] = ...,
     /,
 ) -> Any:
     """The sequences of `body[start:end]`, or `in_detail` what is wrong with them; None where they are not ordinary."""

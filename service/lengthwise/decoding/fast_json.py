@@ -25,7 +25,7 @@ from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_pr
 from lengthwise.decoding.chunks import SentState, ordinary_past, ordinary_state, resumed, sent_state
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
-from lengthwise.padding import STATIC, Sample, Steps, steps_of
+from lengthwise.padding import STATIC, Sample, Steps, with_beside
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def read(
     manifest = model.manifest
     attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
     lacks_output = (attention and manifest.graph.attention is None) or (wants_state and manifest.streaming is None)
-    if manifest.input.sequences or lacks_output:
+    if lacks_output or len({sequence.features is None for sequence in manifest.input.sequences}) > 1:
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
@@ -141,7 +141,8 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         items = [make_item(array, manifest, sent_steps=len(array))]
     else:
         numbers, ends, ids, *more = sequences
-        items, extra_bytes = _items(numbers, ends, ids, manifest)
+        read_items = _items_of_several if manifest.input.sequences else _items
+        items, extra_bytes = read_items(numbers, ends, ids, manifest)
     static = [bytes_read for bytes_read in more if isinstance(bytes_read, bytes)]
     if more and not static and len(more[0][0]) == len(SentState()):
         sent = list(map(ordinary_state, *zip(*more[0], strict=True)))
@@ -169,6 +170,28 @@ def _items(
     return compact(items, array) if manifest.long in ("head", "tail") else (items, 0)
 
 
+def _items_of_several(
+    numbers: bytes, places: Sequence[tuple[int, int]], ids: Sequence[str | bytes | None], manifest: Manifest
+) -> tuple[list[Item], int]:
+    """The items of a model that takes several sequences each, as C has read them; they keep all of the numbers.
+
+    `places` are, of each sequence, its first number and its steps: those of an item in the manifest's order.
+
+    Raises:
+        RequestError: An id is not valid.
+    """  # noqa: DOC502 - `_identifiers` raises it
+    inputs, items = manifest.input.sequences, []
+    array = _steps(numbers, 0 if inputs[0].features is None else 1)
+    for index, identifier in enumerate(_identifiers(ids)):
+        arrays = []
+        for (first, count), one in zip(places[index * len(inputs) :], inputs, strict=False):
+            steps = array[first : first + count * (one.features or 1)]
+            arrays.append(steps if one.features is None else steps.reshape(count, one.features))
+        sample = Sample(arrays[0], others=dict(zip(manifest.further, arrays[1:], strict=True)))
+        items.append(Item(sample, len(sample), None, identifier))
+    return items, 0
+
+
 def _other_fields(
     items: Sequence[Item], body: bytes, places: Sequence[tuple[int, int, int, int]], manifest: Manifest
 ) -> list[dict[str, Any]]:
@@ -177,8 +200,10 @@ def _other_fields(
     `places` are, of each item, where it and its steps start and end in the body (`_fast_json.read`).
 
     Raises:
-        RequestError: Some of the fields are not ordinary.
+        RequestError: Some of the fields are not ordinary; or an item has several sequences beside them.
     """
+    if manifest.input.sequences:
+        raise RequestError("C has read several sequences, and not all fields beside them")
     texts = [
         b"{}" if start < 0 else b"%s[]%s" % (body[start:steps], body[steps_end:end])
         for start, steps, steps_end, end in places
@@ -219,7 +244,7 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, An
         problems.require_none()
     # Made anew: `_replace` takes three times as long
     return [
-        Item(Sample(steps_of(item.steps), {STATIC: row}), item.sent_steps, item.step_indices, item.id)
+        Item(with_beside(item.steps, {STATIC: row}), item.sent_steps, item.step_indices, item.id)
         for item, row in zip(items, rows, strict=True)
     ]
 
@@ -249,8 +274,8 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
     - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
       if the model takes static values or states, a fourth entry follows: the static values as bytes, if they are
-      numbers and there are no other fields than ids; of each item its (state, offset), if there are no other fields
-      than these and ids; or else where the items and their steps are;
+      numbers and there are no other fields than ids, or else where the items and their steps are;
+    - the same for items of several sequences each, but for the ends: (first number, steps) of each sequence of an item;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
     if manifest is None:
@@ -259,9 +284,12 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
     takes_more = step.static is not None or manifest.streaming is not None
     beside = 0 if step.static is None or step.static.categories else step.static.count
-    takes_states = manifest.streaming is not None and step.static is None
-    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside
-    return _fast_json.read(body, start, end, max_sequences, *rules, takes_states)
+    inputs = tuple(
+        (name, of.input.features or 0, of.input.vocabulary or 1, of.min_length, of.max_length)
+        for name, of in ({} if in_detail else manifest.by_sequence).items()
+    )
+    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside, inputs
+    return _fast_json.read(body, start, end, max_sequences, *rules)
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
