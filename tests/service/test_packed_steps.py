@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, compose, helper
 
-from lengthwise.padding import PaddedBatch, pad
+from lengthwise.padding import PaddedBatch, Sample, pad
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.onnx import fusion, integer_layers
@@ -249,6 +249,22 @@ def graph(kind: str, name: str) -> tuple[ModelProto, Manifest]:
     return weights.model(text), Manifest.model_validate(wants)
 
 
+def pair(kind: str, name: str) -> tuple[ModelProto, Manifest]:
+    """Two sequences, each in a graph of a form: what differs in their logits."""
+    model, manifest = graph(kind, name)
+    other = compose.add_prefix(model, "b_")
+    for names in (node.input for node in other.graph.node):
+        names[:] = ["b_values_lengths" if name == "b_lengths" else name for name in names]
+    other.graph.input[1].name = "b_values_lengths"
+    for field in ("node", "input", "initializer"):
+        getattr(model.graph, field).extend(getattr(other.graph, field))
+    model.graph.node.append(helper.make_node("Sub", ["logits", "b_logits"], ["differences"]))
+    model.graph.output[0].name = "differences"
+    several = [{"name": name, "features": FEATURES} for name in ("a", "b_values")]
+    table = manifest.model_dump() | {"graph": {"logits": "differences"}}
+    return model, Manifest.model_validate(table | {"input": {"features": FEATURES, "sequences": several}})
+
+
 def sequences(*lengths: int, seed: int = 0) -> list[NDArray[np.float32]]:
     random = np.random.default_rng(seed)
     return [random.normal(0, 1, (length, FEATURES)).astype(np.float32) for length in lengths]
@@ -260,10 +276,10 @@ def answers(session: Session, manifest: Manifest, batch: PaddedBatch) -> list[ND
     return [found.logits, *([] if found.attention is None else [found.attention])]
 
 
-def rectangles(model: bytes) -> set[str]:
+def rectangles(model: bytes, *inputs: str) -> set[str]:
     """The operators that compute sequences over the padding, in a graph whose steps are packed."""
     nodes = onnx.load_from_string(model).graph.node
-    with_steps, operators = {"values"}, set()
+    with_steps, operators = {"values", *inputs}, set()
     for node in nodes:
         if with_steps.isdisjoint(node.input) or node.op_type in ("Pack", "Shape"):
             continue
@@ -291,6 +307,25 @@ def test_each_form_answers_as_onnxruntime_does(kind: str, form: str):
     batch = pad(sequences(*LENGTHS), width=72)
     for one, other in zip(answers(session, manifest, batch), answers(plain, manifest, batch), strict=True):
         np.testing.assert_allclose(one, other, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("form", ["additive attention", "a masked convolution before", "the mean beside the maximum"])
+def test_each_of_two_sequences_is_packed_by_its_own_lengths(form: str):
+    model, manifest = pair("LSTM", form)
+    file, others = model.SerializeToString(), [of.graph for of in manifest.further.values()]
+    packed = fusion.fused(file, manifest.graph, *others)
+    assert packed is not None
+    assert not rectangles(packed.graph, "b_values")
+    session, plain = (Session(file, manifest, devices=[device]) for device in (CPU_DEVICE, PLAIN_CPU))
+    assert session.kernels.endswith(recurrent_kernels.POOLING)
+    members = [
+        Sample(one, others={"b_values": other})
+        for one, other in zip(sequences(*LENGTHS), sequences(*LENGTHS[::-1], seed=1), strict=True)
+    ]
+    logits = session.run(pad(members)).logits
+    np.testing.assert_allclose(logits, plain.run(pad(members)).logits, rtol=CLOSE, atol=CLOSE)
+    for row, member in enumerate(members):
+        np.testing.assert_array_equal(session.run(pad([member])).logits[0], logits[row])
 
 
 @pytest.mark.parametrize("instructions", recurrent_kernels.INSTRUCTION_SETS or ("none",))

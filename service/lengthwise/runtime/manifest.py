@@ -252,9 +252,14 @@ class Manifest(ManifestTable):
     @cached_property
     def further(self) -> dict[str, Manifest]:
         """By the name of each sequence but the first: the manifest of a model that takes it alone."""
-        own = {"graph": GraphNames(), "streaming": None, "min_length": 1}
+        own = {"streaming": None, "min_length": 1}
         return {
-            sequence.name: self.like(**own, input=sequence.step, max_length=sequence.max_length)
+            sequence.name: self.like(
+                **own,
+                input=sequence.step,
+                max_length=sequence.max_length,
+                graph=GraphNames(sequences=sequence.name, lengths=LENGTHS.format(sequence.name)),
+            )
             for sequence in self.input.sequences[1:]
         }
 

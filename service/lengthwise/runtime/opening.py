@@ -170,13 +170,13 @@ def _with_recurrent_kernels(
     """
     require(recurrent_kernels.INSTRUCTION_SETS or recurrent_kernels.INTEGER_SETS)
     require(_may_be_recurrent(content))
-    opened = None
+    opened, sequences = None, [further.graph for further in manifest.further.values()]
     # Steps of earlier chunks stand before those of the batch: its lengths are not those that the layers get
     looks_back = manifest.streaming is not None and manifest.streaming.look_ahead_steps > 0
     if (
         recurrent_kernels.INSTRUCTION_SETS
         and not looks_back
-        and (replaced := integer_layers.with_packed_steps(content, manifest.graph)) is not None
+        and (replaced := integer_layers.with_packed_steps(content, manifest.graph, *sequences)) is not None
     ):
         try:
             session, kernels = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)

@@ -34,7 +34,7 @@ from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.known_steps import KnownSteps
 from lengthwise.runtime.onnx.onnx_graph import FLOAT, AttributeValue, Graph, Node
-from lengthwise.runtime.onnx.pattern import ONNX, NotFound, require
+from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
 from lengthwise.runtime.onnx.step_values import (
     HIDDEN,
     Count,
@@ -77,12 +77,15 @@ class FusedGraph(NamedTuple):
     pools: bool
 
 
-def fused(model: bytes, names: GraphNames) -> FusedGraph | None:
+def fused(model: bytes, *names: GraphNames) -> FusedGraph | None:
     """Returns the graph with packed steps; None if no layer reads packed steps.
+
+    Of several sequences each has lengths of its own. The graph is rewritten for one after the other: what is not of
+    its steps stays as it is.
 
     Args:
         model: The ONNX file.
-        names: The names of the graph's inputs, and the orders of their axes.
+        names: Of each sequence, the names of the graph's inputs, and the orders of their axes.
 
     Raises:
         ValueError: The bytes are not a graph, or a layer has cells that the kernels do not compute.
@@ -91,21 +94,36 @@ def fused(model: bytes, names: GraphNames) -> FusedGraph | None:
     for node in graph.walk():
         if node.operator in LAYERS and not {"activations", "clip"}.isdisjoint(node.attributes.keys() | node.unread):
             raise ValueError("a layer has activations of its own, or clips its sums")
-    lengths = [name for node in graph.nodes if node.operator in LAYERS for name in node.inputs[_LENGTHS : _LENGTHS + 1]]
-    if not any(lengths):
-        return None
+    original, by_lengths = Pattern(graph), {of_sequence.lengths: of_sequence for of_sequence in names}
+    lengths: dict[str, str] = {}  # of the layers that read a sequence, by the name of its steps
+    for node in graph.nodes:
+        if node.operator in LAYERS and any(node.inputs[_LENGTHS : _LENGTHS + 1]):
+            root = original.before_casts(node.inputs[_LENGTHS])
+            lengths.setdefault(by_lengths.get(root, names[0]).sequences, node.inputs[_LENGTHS])
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for of_sequence in names:
+        if of_sequence.sequences in lengths:
+            tensors |= _pack(graph, of_sequence, lengths[of_sequence.sequences])
+    for name, numbers in tensors.items():
+        graph.add_tensor(name, numbers)
+    own = {node.operator for node in graph.nodes if node.domain == DOMAIN}
+    return FusedGraph(graph.write({DOMAIN: 1}), not own <= _SAME_ORDER) if not own.isdisjoint(LAYERS) else None
+
+
+def _pack(graph: Graph, names: GraphNames, lengths: str) -> dict[str, NDArray[np.float32]]:
+    """Packs the steps of one sequence, whose layers get these lengths, in the graph's nodes.
+
+    Returns the initializers that the new nodes read.
+    """
     rectangles: set[str] = set()
     count = -1
     while count < len(rectangles):  # until no further value has to be a rectangle
         count = len(rectangles)
-        fusion = _Fusion(graph, names, next(filter(None, lengths)), rectangles)
+        fusion = _Fusion(graph, names, lengths, rectangles)
         fusion.rewrite()
     graph.nodes = fusion.nodes
-    for name, numbers in fusion.tensors.items():
-        graph.add_tensor(name, numbers)
     graph.remove_unused()
-    own = {node.operator for node in graph.nodes if node.domain == DOMAIN}
-    return FusedGraph(graph.write({DOMAIN: 1}), not own <= _SAME_ORDER) if not own.isdisjoint(LAYERS) else None
+    return fusion.tensors
 
 
 class _Fusion(KnownSteps):
@@ -128,7 +146,11 @@ class _Fusion(KnownSteps):
 
     def rewrite(self) -> None:
         """Goes through all nodes, those that compute the lengths first, as Pack reads the lengths."""
-        before, names, root = Graph(self.graph.nodes, outputs=[self._lengths]), self._names, self._root(self._lengths)
+        before, names, root = (
+            Graph(self.graph.nodes, outputs=[self._lengths]),
+            self._names,
+            self.before_casts(self._lengths),
+        )
         before.remove_unused()
         if names.mask is not None:
             is_valid = float(names.mask_marks == "valid")
@@ -204,7 +226,7 @@ class _Fusion(KnownSteps):
         """A recurrent layer reads packed steps, and writes them if anything reads its output of every step."""
         x, lengths = node.inputs[0], node.inputs[_LENGTHS : _LENGTHS + 1]
         require(node.attributes.keys() <= KNOWN and not node.attributes.get("layout"))
-        require(lengths and self._root(lengths[0]) == self._root(self._lengths))
+        require(lengths and self.before_casts(lengths[0]) == self.before_casts(self._lengths))
         if isinstance(value := self._values.get(x), Packed):
             require(value.axes == "srf")
             packed = value.name

@@ -47,13 +47,13 @@ def fused(model: bytes) -> bytes | None:
     return layers.graph.write({DOMAIN: 1})
 
 
-def with_packed_steps(model: bytes, names: GraphNames) -> fusion.FusedGraph | None:
+def with_packed_steps(model: bytes, *names: GraphNames) -> fusion.FusedGraph | None:
     """Returns the graph with the operators of `fusion`; None if it has no nodes that these replace.
 
     In an int8 graph, the weights of a Dense are bytes, and this operator computes in float32. So it gets dequantised
     weights. Other products keep their bytes, for the integer kernels.
     """
-    fused = fusion.fused(model, names)
+    fused = fusion.fused(model, *names)
     if fused is None or b"DequantizeLinear" not in model:
         return fused
     layers, kept_nodes = _Layers(onnx_graph.read(fused.graph)), []

@@ -36,15 +36,6 @@ class KnownSteps(Pattern):
         # Rectangles that are computed from what was summed over the steps, with their axes if these are known
         self._of_rows: dict[str, str] = {}
 
-    def _root(self, name: str) -> str:
-        """Goes back from a value over its casts; returns the value before them.
-
-        Casts between integer types do not change lengths.
-        """
-        while (node := self.makers.get(name)) is not None and node.operator == "Cast":
-            name = node.inputs[0]
-        return name
-
     def _steps(self, name: str) -> Packed:
         """Returns the packed steps that a value is.
 
