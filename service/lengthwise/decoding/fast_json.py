@@ -236,7 +236,7 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, An
     """  # noqa: DOC502 - `require_none` raises it
     rows: Iterable[Any]
     if isinstance(static, bytes):
-        rows = np.frombuffer(static, np.float32).reshape(len(items), -1)
+        rows = [*np.frombuffer(static, np.float32).reshape(len(items), -1)]
     else:
         problems = Problems()
         values = [fields.get("static") for fields in static] or [None] * len(items)
@@ -284,12 +284,14 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
     takes_more = step.static is not None or manifest.streaming is not None
     beside = 0 if step.static is None or step.static.categories else step.static.count
-    inputs = tuple(
+    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside
+    if in_detail or not step.sequences:
+        return _fast_json.read(body, start, end, max_sequences, *rules)
+    inputs = [
         (name, of.input.features or 0, of.input.vocabulary or 1, of.min_length, of.max_length)
-        for name, of in ({} if in_detail else manifest.by_sequence).items()
-    )
-    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside, inputs
-    return _fast_json.read(body, start, end, max_sequences, *rules)
+        for name, of in manifest.by_sequence.items()
+    ]
+    return _fast_json.read(body, start, end, max_sequences, *rules, tuple(inputs))
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
