@@ -9,6 +9,7 @@ Of two recordings, mosec sorts by the length of the first.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -36,10 +37,10 @@ _LONGEST: Final = 512
 _SEQUENCES: Final = 2000
 
 
-def of_module(name: str, target: str, *options: str) -> Work:
-    """Lengths of median 50 and sigma 0.7, and a torch module."""
+def of_module(name: str, target: str, *options: str, python: Path | str = sys.executable) -> Work:
+    """Lengths of median 50 and sigma 0.7, and a torch module, which the lengthwise of this interpreter exports."""
     options = ("--features", str(FEATURES), "--max-length", str(_LONGEST), *options)
-    directory = exported(CACHE.parent / f"bench-{name}" / name / "1", target, *options)
+    directory = exported(CACHE.parent / f"bench-{name}" / name / "1", target, *options, python=python)
     random = np.random.default_rng(0)
     lengths = draw_lengths("lognormal:50,0.7", _SEQUENCES, _LONGEST, random)
     return Work(name, name, directory, make_sequences(lengths, Input("values", FEATURES), random))

@@ -24,7 +24,7 @@ from rich.progress import track
 
 from benchmarks import machine, output, pages
 from benchmarks.planning import of_module
-from benchmarks.workloads import lognormal
+from benchmarks.workloads import CACHE, HERE, exported
 from lengthwise.settings import PREFIX
 
 PAGE = pages.RESULTS / "turns.md"
@@ -79,6 +79,18 @@ def page(facts: dict[str, Any], before: str, lines: Sequence[Sequence[str]]) -> 
     return pages.page(facts, "Two services in turns", how, pages.table(heads, lines))
 
 
+def model_of(before: Path, target: str | None) -> Path:
+    """The model directory that both serve: a torch module, or the skewed workload's model.
+
+    The checkout before exports it: a service reads the manifest of an older export, but not that of a newer one.
+    """
+    python = before.resolve() / ".venv" / "bin" / "python"
+    name = f"turns-{machine.described(before)}-{'lognormal' if target is None else target.rpartition(':')[2]}"
+    if target is not None:
+        return of_module(name, target, python=python).directory
+    return exported(CACHE.parent / f"bench-{name}" / name / "1", HERE / "specs" / "lognormal.toml", python=python)
+
+
 @click.command()
 @click.option(
     "--before", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="Checkout."
@@ -102,8 +114,7 @@ def main(
 ) -> None:
     """Measures another checkout, or this one with other options, beside this one."""
     facts = machine.facts()
-    work = lognormal(0, 1) if target is None else of_module(f"turns-{target.rpartition(':')[2]}", target)
-    model = work.directory.resolve()
+    model = model_of(before, target).resolve()
     lines = [line(each, pairs(before, Path(), model, each, seconds, rounds, options)) for each in connections]
     what = f"checkout {machine.described(before)}" + (f" with {', '.join(options)}" if options else "")
     text = page(facts, what, lines)

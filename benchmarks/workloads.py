@@ -45,10 +45,13 @@ MODELS: Final[Mapping[str, str]] = {
 """Models of several sizes and kinds, by the name of their spec."""
 
 
-def exported(directory: Path, target: Path | str, *options: str) -> Path:
-    """A model directory, which is exported once and kept; alone in its repository, all of which a service serves."""
+def exported(directory: Path, target: Path | str, *options: str, python: Path | str = sys.executable) -> Path:
+    """A model directory, which is exported once and kept; alone in its repository, all of which a service serves.
+
+    `python` is the interpreter whose lengthwise exports it.
+    """
     if not directory.is_dir():
-        command = [sys.executable, "-m", "lengthwise", "export", str(target), *options, "--out", str(directory)]
+        command = [str(python), "-m", "lengthwise", "export", str(target), *options, "--out", str(directory)]
         subprocess.run(command, check=True)
     return directory
 
