@@ -306,6 +306,7 @@ class _Traced(nn.Module):
         self._inputs = inputs
         self._call = call
         self._trace = trace
+        self._values_of_buffers = [*call.model.buffers()]  # the trace has other tensors in their place
         for path, submodule in call.model.named_modules():
             if isinstance(submodule, nn.RNNBase) and submodule.proj_size == 0:
                 trace.weights[submodule] = weights_of(submodule)
@@ -325,7 +326,8 @@ class _Traced(nn.Module):
         self._trace.shape, self._trace.lengths = sequences.shape[:2], lengths
         signature = self._call.signature
         arguments = signature.arguments_of(sequences, lengths, beside=beside)
-        with OpenSizes(sequences, lengths, arguments, self._trace.branches, self._trace.lines):
+        buffers = zip(self.model.buffers(), self._values_of_buffers, strict=True)
+        with OpenSizes(sequences, lengths, arguments, self._trace.branches, self._trace.lines, buffers):
             answer = signature.call(self.model, arguments)
         outputs = self._call.select_output(answer)
         outputs["logits"] = signature.rows_first(outputs["logits"])

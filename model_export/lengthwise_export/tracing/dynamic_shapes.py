@@ -5,6 +5,7 @@ calls of torch go through a torch function mode, `OpenSizes`:
 
     lengths.max().item(), arange          return the width: wider padding changes no answer of a module without leaks
     mask.sum(1)                           returns the lengths; so do lengths.tolist() and lengths.numpy()
+    self.dilations[1].item()              returns the number: a buffer, or a plain tensor, depends on no batch
     [int(n) for n in lengths], list(...)  makes a list of two `ListItem`s, which stands for the tensor
     if lengths.min() < 1: raise           takes the branch that all of several test batches took
 
@@ -22,7 +23,7 @@ import builtins
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lengthwise_export.errors import TraceError
 from lengthwise_export.tracing.call_signature import Role
@@ -145,6 +147,7 @@ class OpenSizes(TorchFunctionMode):
         arguments: What the module gets, by role.
         branches: The results with which branches on a value in a tensor are traced.
         lines: The lines that have branched on a size so far; the trace adds to them.
+        buffers: Each buffer of the module as the trace has it, and its values.
     """
 
     def __init__(
@@ -154,8 +157,10 @@ class OpenSizes(TorchFunctionMode):
         arguments: Mapping[Role, Tensor],
         branches: Branches,
         lines: Mapping[str, CodeLocation],
+        buffers: Iterable[tuple[Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
+        self._values = {id(traced): (traced, values) for traced, values in buffers}
         self._lines = lines
         self._seen_lines = len(lines)  # the number of lines before the last call: if it fixed a size, a later one did
         self._rows, self._width = sequences.shape[:2]
@@ -220,6 +225,10 @@ class OpenSizes(TorchFunctionMode):
         `name` is that of the function, and `first` its first argument.
         """
         content = self._content(first)
+        # self.dilations[1].item()
+        if name in _NUMBERS and (values := self._values_of(first)) is not None:
+            with _disable_current_modes():
+                return func(values, *args[1:], **kwargs)
         # list(lengths), and torch.tensor(list(lengths))
         if name in ("__iter__", "unbind") and _is_open_list(first):
             return self._items_of(first)
@@ -255,11 +264,21 @@ class OpenSizes(TorchFunctionMode):
         """The content of a tensor of the trace, such as `lengths`; None if `value` is anything else."""
         return self._contents[id(value)][1] if id(value) in self._contents else None
 
+    def _values_of(self, tensor: object) -> Tensor | None:
+        """The values of a buffer of the module, of a plain tensor, or of an item of one; None of anything else."""
+        if id(tensor) in self._values:
+            return self._values[id(tensor)][1]
+        return tensor if type(tensor) is Tensor else None  # in a trace, what depends on the batch has another type
+
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
-        """Remembers the content of a function's answer, if it is the lengths, the longest length or a mask.
+        """Remembers a function's answer, if it is the lengths, the longest length, a mask or an item of a buffer.
 
         `name` is that of the function, and `first` the first of its arguments `args`.
         """
+        is_item = name == "__getitem__" and isinstance(args[1], tuple) and {*map(type, args[1])} == {int}
+        if is_item and (values := self._values_of(first)) is not None:
+            with _disable_current_modes():
+                self._values[id(answer)] = (answer, values[args[1]])
         content = _CONTENT_OF_ANSWER.get((self._content(first), name))
         if content is None or not isinstance(answer, Tensor):
             return
