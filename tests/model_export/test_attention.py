@@ -258,6 +258,46 @@ def test_zeros_that_padding_has_in_the_operator_are_no_hindrance(where: str):
     require_equal(own, plain, sequences)
 
 
+def test_three_products_and_a_scale_of_the_heads_are_one_operator():
+    # As torch's exporter of TorchScript writes `scaled_dot_product_attention`, so of folders of optimum
+    made = [
+        f"{part}_made = MatMul(x, {part}_weights) {part}_sum = Add({part}_bias, {part}_made) "
+        f"{part}_apart = Reshape({part}_sum, apart) {part} = Transpose<perm = {order}>({part}_apart)"
+        for part, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3]))
+    ]
+    parameters = [f"float[8, 8] {part}_weights, float[8] {part}_bias" for part in ("query", "key", "value")]
+    text = f"""<ir_version: 8, opset_import: ["": 18]>
+        g (float[rows, width, 8] x, float[rows, 1, 1, width] mask, {", ".join(parameters)})
+        => (float[rows, width, 8] y) {{
+            apart = Constant<value_ints = [0, 0, 2, 4]>() joined = Constant<value_ints = [0, 0, 8]>()
+            last = Constant<value_ints = [-1]>() end = Constant<value_ints = [9223372036854775807]>()
+            one = Constant<value_float = 1.0>()
+            {" ".join(made)}
+            shape = Shape(query) size = Slice(shape, last, end) number = Cast<to = 1>(size)
+            root = Sqrt(number) scale = Div(one, root) part = Sqrt(scale)
+            query_scaled = Mul(query, part) key_scaled = Mul(key, part)
+            scores = MatMul(query_scaled, key_scaled) hidden = Add(scores, mask) weights = Softmax(hidden)
+            answer = MatMul(weights, value) turned = Transpose<perm = [0, 2, 1, 3]>(answer) y = Reshape(turned, joined)
+        }}"""
+    model, random = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for given in list(model.graph.input)[2:]:
+        shape = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
+        numbers = random.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(numbers, given.name))
+    del model.graph.input[2:]
+    fused = attention.fused(model.SerializeToString())
+    operators = [node.op_type for node in onnx.load_from_string(fused).graph.node]
+    assert operators.count("Attention") == 1
+    assert not {"MatMul", "Softmax", "Sqrt"} & {*operators}
+    mask = np.where(np.arange(7) < np.array([[7], [3]]), 0, -np.inf)[:, None, None].astype(np.float32)
+    given = {"x": random.standard_normal((2, 7, 8)).astype(np.float32), "mask": mask}
+    answers = [
+        onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(None, given)[0]
+        for graph in (fused, model.SerializeToString())
+    ]
+    assert np.allclose(*answers, rtol=1e-5, atol=1e-6)
+
+
 def test_a_softmax_of_an_answer_is_no_attention():
     head = nn.Sequential(nn.Linear(4, 3), nn.Softmax(-1))
 

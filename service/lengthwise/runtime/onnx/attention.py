@@ -15,6 +15,7 @@ graphs on sequences of several lengths, and uses the operator only if the answer
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -170,9 +171,26 @@ class _Attention(Pattern):
         return _Scores(node)
 
     def _factor(self, node: Node) -> float:
-        """What a Mul or Div by a constant multiplies with."""
-        number = self.constant(node.inputs[1])
+        """What a Mul or Div by a number multiplies with."""
+        number = self._number_of(node.inputs[1])
         return number if node.operator == "Mul" else 1 / number
+
+    def _number_of(self, name: str) -> float:
+        """A constant number, or one that the graph computes of the features of a head, as for torch's scale."""
+        node = self.makers.get(name, Node())
+        match node.operator:
+            case "Cast":
+                return self._number_of(node.inputs[0])
+            case "Sqrt":
+                return math.sqrt(self._number_of(node.inputs[0]))
+            case "Div":
+                return self._number_of(node.inputs[0]) / self._number_of(node.inputs[1])
+            case "Gather" | "Slice":
+                require(self.constant(node.inputs[1]) in (-1, 3))  # the last axis
+                head = self._path(self.maker(node.inputs[0], "Shape").inputs[0], "").head
+                require(head)
+                return head
+        return self.constant(name)
 
     def _biased(self, node: Node, most: int) -> _Scores:
         """Scores to which something is added, or from which something is subtracted.
@@ -234,8 +252,11 @@ class _Attention(Pattern):
         path, valid_source = _Path(name), self._mask(valid, *_AXES)
         while (node := self.makers.get(path.source)) is not None and node.inputs:
             source, constant = node.inputs[0], self.graph.constants.get(node.inputs[-1], ())
-            if node.operator in ("Div", "Mul") and len(constant) == 1:
-                path = path._replace(scale=path.scale * self._factor(node))
+            if node.operator in ("Div", "Mul"):
+                try:
+                    path = path._replace(scale=path.scale * self._factor(node))
+                except NotFound:
+                    break
             elif node.operator == "Where" and constant == (0.0,) and self._mask(source, *_AXES) == valid_source:
                 source = node.inputs[1]
             elif node.operator == "Reshape":
@@ -260,9 +281,9 @@ class _Attention(Pattern):
             steps_first: Whether steps come first in what they are made from, if they have heads.
             valid: A mask that is true at valid steps, if keys and values have to be zero at others; or empty.
         """
-        if not valid and all(path.is_part and path.source == paths[0].source for path in paths):
+        if not valid:
             with suppress(NotFound):
-                return _OF_ONE, self._product(paths[0].source, steps_first and bool(paths[0].head))
+                return _OF_ONE, self._of_one(paths, steps_first)
         inputs = [self._input(path, part, steps_first) for part, path in enumerate(paths)]
         if valid:
             # `[rows, keys, 1]`; of a mask of queries `[rows, 1, queries]`, with which no run succeeds
@@ -270,6 +291,20 @@ class _Attention(Pattern):
             valid = self._emit("Transpose", [self._emit("Reshape", [valid, shape])], perm=_KEYS_FIRST)
             inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
         return _APART, inputs
+
+    def _of_one(self, paths: list[_Path], steps_first: bool) -> list[str]:
+        """What query, key and value are made of, the weights of all three side by side, and what is added to them.
+
+        `NotFound` if they are not made of one value, or not in the same way. The arguments are those of `_inputs`.
+        """
+        products = [self._product(path.source, steps_first and bool(path.head)) for path in paths]
+        is_part = [path.is_part for path in paths]
+        if all(is_part) and len({path.source for path in paths}) == 1:
+            return products[0]
+        sources, weights, added = zip(*products, strict=True)
+        require(not any(is_part) and len({*sources}) == 1 and all(added))
+        require(len({self._shape(each) for each in weights}) == 1)
+        return [sources[0], self._emit("Concat", [*weights], axis=1), self._emit("Concat", [*added], axis=0)]
 
     def _input(self, path: _Path, part: int, steps_first: bool) -> str:
         """Query, key or value as `[rows, width, features]`: the source of its path, or the `part` of it."""
@@ -295,8 +330,8 @@ class _Attention(Pattern):
         """
         add, added = self.makers.get(name, Node()), ""
         if add.operator == "Add":
-            name, added = add.inputs
-            require(added in self.graph.tensors)
+            name, added = sorted(add.inputs, key=lambda each: bool(self._shape(each)))
+            require(self._shape(added))
         source, weights = self.maker(name, "MatMul").inputs
         require(self._shape(weights))
         if steps_first:
@@ -306,10 +341,10 @@ class _Attention(Pattern):
         return [source, weights, added]
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """The shape of weights, which a Transpose may make of others; empty if it is not constant."""
+        """The shape of weights, which a Transpose or Identity may make of others; empty if it is not constant."""
         maker = self.makers.get(name, Node())
-        if maker.operator == "Transpose":
-            return self._shape(maker.inputs[0])[::-1]
+        if maker.operator in ("Identity", "Transpose"):
+            return self._shape(maker.inputs[0])[:: -1 if maker.operator == "Transpose" else 1]
         return self.graph.tensors[name].shape if name in self.graph.tensors else ()
 
     def _joined(self, name: str, order: tuple[int, ...]) -> str:
