@@ -429,6 +429,34 @@ def test_features_may_be_split() -> None:
     assert worst(subject, proto) < 1e-5
 
 
+def scaled(self, x, lengths):
+    if self.writes:
+        self.count.copy_(x.shape[1] + lengths[:2])
+    valid = torch.arange(x.size(1)) < lengths[:, None]
+    total = sum([x * self.plain[place].item() for place in range(int(self.count[0]))])
+    return self.head(nn.functional.pad(torch.where(valid[..., None], total, 0.0).sum(1), (0, 2)))
+
+
+@pytest.fixture
+def with_buffer() -> nn.Module:
+    module = made(scaled)
+    module.register_buffer("count", torch.tensor([2, 3]))
+    module.plain, module.writes = torch.tensor([1.5, 0.5, 7.0]), False
+    return module
+
+
+@pytest.mark.long
+def test_numbers_in_buffers_and_plain_tensors_are_the_graphs_own(with_buffer: nn.Module) -> None:
+    subject, proto = TorchSubject(with_buffer, STEPS, CallSignature(), output_selector(None)), exported(with_buffer)
+    assert worst(subject, proto) < 1e-5
+
+
+def test_a_number_in_a_buffer_that_the_call_has_written_is_refused(with_buffer: nn.Module) -> None:
+    with_buffer.writes = True
+    with pytest.raises(ExportError, match="use tensors only"):
+        exported(with_buffer)
+
+
 def raises(self, x, lengths):
     raise ValueError("not today")
 

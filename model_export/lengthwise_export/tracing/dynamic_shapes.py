@@ -160,7 +160,8 @@ class OpenSizes(TorchFunctionMode):
         buffers: Iterable[tuple[Tensor, Tensor]] = (),
     ) -> None:
         super().__init__()
-        self._values = {id(traced): (traced, values) for traced, values in buffers}
+        # The values of buffers and their items, by the tensor's id, with the version that counts writes into it
+        self._values = {id(traced): (traced, values, traced._version) for traced, values in buffers}
         self._lines = lines
         self._seen_lines = len(lines)  # the number of lines before the last call: if it fixed a size, a later one did
         self._rows, self._width = sequences.shape[:2]
@@ -267,7 +268,8 @@ class OpenSizes(TorchFunctionMode):
     def _values_of(self, tensor: object) -> Tensor | None:
         """The values of a buffer of the module, of a plain tensor, or of an item of one; None of anything else."""
         if id(tensor) in self._values:
-            return self._values[id(tensor)][1]
+            traced, values, version = self._values[id(tensor)]
+            return values if traced._version == version else None  # else the code has written into it
         return tensor if type(tensor) is Tensor else None  # in a trace, what depends on the batch has another type
 
     def _learn(self, name: str, first: Any, args: Sequence[Any], answer: Any) -> None:
@@ -278,7 +280,7 @@ class OpenSizes(TorchFunctionMode):
         is_item = name == "__getitem__" and isinstance(args[1], tuple) and {*map(type, args[1])} == {int}
         if is_item and (values := self._values_of(first)) is not None:
             with _disable_current_modes():
-                self._values[id(answer)] = (answer, values[args[1]])
+                self._values[id(answer)] = (answer, values[args[1]], answer._version)
         content = _CONTENT_OF_ANSWER.get((self._content(first), name))
         if content is None or not isinstance(answer, Tensor):
             return
