@@ -3,10 +3,11 @@
     query, key, value ─> heads apart ─> MatMul ─> scale, mask ─> Softmax ─> MatMul ─> heads joined
 
 becomes `MultiHeadAttention` of com.microsoft, which reads `[rows, width, features]` and has the heads apart inside; or
-`Attention`, which has also the product inside that makes query, key and value side by side in its features. The mask is
-added to the scores as the graph has it, so it hides what it hid: the operator's own mask of keys is a finite number,
-which large scores pass. If the graph writes a number over the scores of padding instead (`Where`), the mask adds the
-lowest number, and keys and values at padding are set to zero, so that no score there can be large.
+`Attention`, which has also the product inside that makes query, key and value side by side in its features; three
+products of one value become that by their weights side by side. The mask is added to the scores as the graph has it, so
+it hides what it hid: the operator's own mask of keys is a finite number, which large scores pass. If the graph writes a
+number over the scores of padding instead (`Where`), the mask adds the lowest number, and keys and values at padding are
+set to zero, so that no score there can be large.
 
 The layout of query, key and value is followed back over the operators that only move numbers, to the value that a
 product made. How these operators move them is not computed: the usual order is assumed. So `runtime.opening` runs both
