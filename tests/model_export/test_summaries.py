@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -23,10 +23,11 @@ from lengthwise.errors import ConfigurationError, InvalidSequences
 from lengthwise.padding import pad
 from lengthwise.runtime import recurrent_kernels
 from lengthwise.runtime.manifest import GraphNames, Manifest
-from lengthwise.runtime.onnx.summaries import DOMAIN, INSTRUCTION_SETS
+from lengthwise.runtime.onnx.summaries import DOMAIN, INSTRUCTION_SETS, fused
 from lengthwise.runtime.session import Session
 from lengthwise.verification.random_sequences import EXTREME_PADDING, draw
 from lengthwise_export import SequenceSummaries
+from lengthwise_export.architecture.summaries_session import opened
 from lengthwise_export.onnx_graphs.probing import open_session
 from lengthwise_export.onnx_graphs.protos import NodeWriter
 from lengthwise_export.summaries import series_graph
@@ -201,6 +202,25 @@ def test_the_kernels_compute_the_chosen_summaries_only(names: list[str]) -> None
     sequences = draw(summaries.manifest(), [1, 2, 9], 3)
     assert session.kernels.startswith("summaries")
     assert session.run(pad(sequences)).logits.tobytes() == summaries.transform(sequences).tobytes()
+
+
+@pytest.mark.parametrize(("axis", "indices", "left"), [(1, [7, 2, 7], False), (1, [[2, 7]], True), (0, [1], True)])
+def test_the_kernels_compute_the_columns_that_are_taken(axis: int, indices: list[Any], left: bool) -> None:
+    if not INSTRUCTION_SETS:
+        pytest.skip("the kernels were not built")
+    summaries = SequenceSummaries(["moments", "intervals"]).fit([np.zeros((20, 2))])
+    model = onnx.load_from_string(with_description(summaries)[0])
+    table = model.graph.node[-1].input[0]
+    model.graph.node[-1].CopyFrom(helper.make_node("Gather", [table, "taken"], ["table"], axis=axis))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(indices), "taken"))
+    graph = model.SerializeToString()
+    operators = [node.op_type for node in onnx.load_from_string(fused(graph, "values", "lengths")).graph.node]
+    assert operators == ["Summaries", "Gather"][: 1 + left]
+    sequences = draw(summaries.manifest(), [1, 2, 9], 3)
+    batch = pad(sequences)
+    feeds = {"values": batch.steps, "lengths": batch.lengths}
+    taken = opened(graph, GraphNames(sequences="values")).run(["table"], feeds)[0]
+    assert taken.tobytes() == np.take(summaries.transform(sequences), indices, axis).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,17 @@ def lightgbm_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree
 
 
 def sum_of_trees(table: GraphNumbers, trees: Sequence[Tree]) -> Numbers:
-    """The sums of the leaves that each row of a table `[rows, columns]` comes to, `[rows, outputs]` float64."""
+    """The sums of the leaves that each row of a table `[rows, columns]` comes to, `[rows, outputs]` float64.
+
+    The columns that trees read are taken first, so that the others need not be computed.
+    """
     sizes = [len(tree.feature) for tree in trees]
     numbers = np.concatenate([np.arange(size) for size in sizes])
     ids = np.repeat(np.arange(len(trees)), sizes)
     all_nodes = Tree(*map(np.concatenate, zip(*trees, strict=True)))
     is_leaf = all_nodes.is_leaf
+    columns, features = np.unique(np.where(is_leaf, 0, all_nodes.feature), return_inverse=True)
+    table = table.taken(columns, 1)
     weights = _on_two_grids(np.where(is_leaf[:, None], all_nodes.values, 0.0), len(trees))
     is_written = is_leaf[:, None] & (weights != 0)
     is_written[:, 0] |= is_leaf  # a leaf has one entry at least
@@ -107,7 +112,7 @@ def sum_of_trees(table: GraphNumbers, trees: Sequence[Tree]) -> Numbers:
         n_targets=weights.shape[1],
         nodes_treeids=ids.tolist(),
         nodes_nodeids=numbers.tolist(),
-        nodes_featureids=np.where(is_leaf, 0, all_nodes.feature).tolist(),
+        nodes_featureids=features.tolist(),
         nodes_values=largest_float32(all_nodes.threshold).tolist(),
         nodes_modes=np.where(is_leaf, "LEAF", "BRANCH_LEQ").tolist(),
         nodes_truenodeids=np.where(is_leaf, 0, all_nodes.left).tolist(),

@@ -24,6 +24,8 @@ enum Group { LENGTH, ENDS, MOMENTS, EXTREMES, QUANTILES, TREND, CHANGE, AUTOCORR
 #define REPRESENTATIONS 4 /* values, changes, curvature, spectrum */
 #define MOST_LEVELS 21
 #define SLACK 16 /* what may be read behind an array */
+#define TOGETHER 8 /* intervals that are sorted at once */
+#define RANKS 4
 
 struct Summaries {
     const struct Cells *cells;
@@ -33,13 +35,32 @@ struct Summaries {
     long features, groups, quantiles, lag_count, chosen_count, count; /* `count`: of all numbers of a row */
     long typical, depth, divisor;                                     /* of intervals */
     long columns[REPRESENTATIONS][MOST_LEVELS];                       /* the quantiles at each level */
+    int32_t *chosen_before;                                           /* for each number, how many before it are chosen */
+};
+
+/* Where the quantiles of an interval of a size lie among its ordered values: the value below, and which part of the way to the
+ * next one. */
+struct Ranks {
+    long size, quantiles, *below;
+    double *parts;
+};
+
+/* An interval, of which quantiles are written. */
+struct Interval {
+    const double *values;
+    long size;
+    const struct Ranks *ranks;
+    double *to;
 };
 
 /* The memory for a row: arrays of one number a step, and the numbers of the row. */
 struct Room {
     double *all, *deviations, *sorted, *spare, *present, *every, *filled, *spectrum, *waves, *sums, *sizes, *numbers;
-    long *counts; /* present values of each feature */
-    long stride;  /* between the features in `present`, the present values, in `every`, the deviations at all steps, ... */
+    double *smooth, *curvature, *together; /* for intervals; the last has room for TOGETHER of them */
+    const double **represented;            /* of each feature, what intervals are of, and its lengths */
+    long *lengths, *counts;                /* the counts are of present values */
+    struct Ranks *ranks;                   /* RANKS of them: of small and large intervals, each of even and odd size */
+    long stride; /* between the features in `present`, the present values, in `every`, the deviations at all steps, ... */
 };
 
 /* The summaries for one instruction set. */
@@ -151,6 +172,7 @@ static void forget(void *kernel)
     if (summaries) {
         free(summaries->plan);
         free(summaries->shares);
+        free(summaries->chosen_before);
     }
     free(summaries);
 }
@@ -197,7 +219,10 @@ static struct Summaries *read_plan(const int32_t *plan, long size, const struct 
         for (long i = 0; good && i < made->quantiles; i++) good = made->shares[i] >= 0 && made->shares[i] <= 1;
         for (long i = 0; good && i < made->lag_count; i++) good = made->lags[i] > 0;
         for (long i = 0; good && i < made->chosen_count; i++) good = made->chosen[i] >= 0 && made->chosen[i] < made->count;
-        if (good) return made;
+        made->chosen_before = good ? calloc(made->count + 1, sizeof *made->chosen_before) : NULL;
+        for (long i = 0; made->chosen_before && i < made->chosen_count; i++) made->chosen_before[made->chosen[i] + 1] = 1;
+        for (long i = 0; made->chosen_before && i < made->count; i++) made->chosen_before[i + 1] += made->chosen_before[i];
+        if (made->chosen_before) return made;
     }
     forget(made);
     return NULL;
@@ -207,19 +232,30 @@ static int make_room(struct Room *room, const struct Summaries *summaries, long 
 {
     room->stride = steps + SLACK;
     const long features = summaries->features, each = features * room->stride, spectrum = needs_spectrum(summaries) ? each : 0;
-    const long every = has(summaries, CORRELATIONS) ? each : 0;
-    room->all = calloc(10 * room->stride + each + every + 2 * spectrum + 5 * features + summaries->count, sizeof *room->all);
-    room->counts = calloc(features, sizeof *room->counts);
-    if (!room->all || !room->counts) return 0;
+    const long every = has(summaries, CORRELATIONS) ? each : 0, intervals = has(summaries, INTERVALS) ? each : 0;
+    const long quantiles = 2 + summaries->typical / summaries->divisor; /* of an interval, at most */
+    const long doubles = (7 + TOGETHER) * room->stride + each + every + 2 * (spectrum + intervals) + 5 * features;
+    room->all = calloc(doubles + RANKS * quantiles + summaries->count, sizeof *room->all);
+    room->counts = calloc(features * (1 + REPRESENTATIONS) + RANKS * quantiles, sizeof *room->counts);
+    room->represented = calloc(features * REPRESENTATIONS, sizeof *room->represented);
+    if (!room->all || !room->counts || !room->represented) return 0;
+    room->lengths = room->counts + features;
+    for (int i = 0; i < RANKS; i++) {
+        room->ranks[i].below = room->lengths + features * REPRESENTATIONS + i * quantiles;
+        room->ranks[i].parts = room->all + doubles + summaries->count + i * quantiles;
+    }
     room->deviations = room->all;
     room->sorted = room->deviations + room->stride;
-    room->spare = room->sorted + room->stride; /* and three more behind it, for intervals */
-    room->waves = room->spare + 4 * room->stride;
-    room->present = room->waves + 4 * room->stride;
+    room->spare = room->sorted + room->stride;
+    room->waves = room->spare + room->stride;
+    room->together = room->waves + 4 * room->stride;
+    room->present = room->together + TOGETHER * room->stride;
     room->every = room->present + each;
     room->filled = room->every + every;
     room->spectrum = room->filled + spectrum;
-    room->sums = room->spectrum + spectrum;
+    room->smooth = room->spectrum + spectrum;
+    room->curvature = room->smooth + intervals;
+    room->sums = room->curvature + intervals;
     room->sizes = room->sums + 4 * features;
     room->numbers = room->sizes + features;
     return 1;
@@ -242,7 +278,8 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKe
 static OrtStatus *compute(void *kernel, OrtKernelContext *context)
 {
     const struct Summaries *summaries = kernel;
-    struct Room room = {0};
+    struct Ranks ranks[RANKS] = {0};
+    struct Room room = {.ranks = ranks};
     int good = 1;
     int64_t x[3], rows_of_lengths;
     const float *values = input(context, X, x, 3, &good);
@@ -259,6 +296,7 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     }
     free(room.all);
     free(room.counts);
+    free(room.represented);
     return made ? NULL : no_memory();
 }
 

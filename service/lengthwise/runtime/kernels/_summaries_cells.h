@@ -250,7 +250,7 @@ static TARGET void NAMED(summarise)(const struct Summaries *summaries, const str
     for (long f = 0; has(summaries, BANDS) && f < features; f++)
         NAMED(bands)(room->spectrum + f * room->stride, length, features, room->spare, further + f);
     further += has(summaries, BANDS) * 4 * features;
-    for (long f = 0; has(summaries, INTERVALS) && f < features; f++) NAMED(intervals)(summaries, room, f, length, further);
+    if (has(summaries, INTERVALS)) NAMED(intervals)(summaries, room, length, further);
     for (long i = 0; i < summaries->chosen_count; i++) {
         const double number = numbers[summaries->chosen[i]];
         const float rounded = (float)(number > FLT_MAX ? FLT_MAX : number < -FLT_MAX ? -FLT_MAX : number);

@@ -12,6 +12,7 @@
  *     SPLAT(x)   the initializer of a vector of x
  *     FUSED(a, b, c)  a * b + c, rounded once; the compiler fuses no others (-ffp-contract=off)
  *     SMALLER(a, b), LARGER(a, b)  of two vectors; b where one of them is NaN
+ *     SMALLER_DOUBLES, LARGER_DOUBLES  the same of vectors of LANES / 2 doubles
  */
 #ifndef LENGTHWISE_VECTORS_H
 #define LENGTHWISE_VECTORS_H
@@ -69,16 +70,23 @@
 #define FUSED JOINED(fused_, LANES)
 #define SMALLER JOINED(smaller_, LANES)
 #define LARGER JOINED(larger_, LANES)
+#define SMALLER_DOUBLES JOINED(smaller_doubles_, LANES)
+#define LARGER_DOUBLES JOINED(larger_doubles_, LANES)
 #define fused_16 _mm512_fmadd_ps
 #define smaller_16 _mm512_min_ps
 #define larger_16 _mm512_max_ps
+#define smaller_doubles_16 _mm512_min_pd
+#define larger_doubles_16 _mm512_max_pd
 #define fused_8 _mm256_fmadd_ps
 #define smaller_8 _mm256_min_ps
 #define larger_8 _mm256_max_ps
+#define smaller_doubles_8 _mm256_min_pd
+#define larger_doubles_8 _mm256_max_pd
 
 /* Vectors of four: NEON on ARM, plain C everywhere else. The bits are the same: each operation is rounded once. */
 typedef float Floats4 __attribute__((vector_size(16)));
 typedef int32_t Integers4 __attribute__((vector_size(16)));
+typedef double Doubles2 __attribute__((vector_size(16)));
 
 static inline Floats4 fused_4(Floats4 a, Floats4 b, Floats4 c)
 {
@@ -97,6 +105,16 @@ static inline Floats4 where(Integers4 first, Floats4 a, Floats4 b)
 static inline Floats4 smaller_4(Floats4 a, Floats4 b) { return where(a < b, a, b); }
 
 static inline Floats4 larger_4(Floats4 a, Floats4 b) { return where(a > b, a, b); }
+
+static inline Doubles2 smaller_doubles_4(Doubles2 a, Doubles2 b)
+{
+    return (Doubles2){a[0] < b[0] ? a[0] : b[0], a[1] < b[1] ? a[1] : b[1]};
+}
+
+static inline Doubles2 larger_doubles_4(Doubles2 a, Doubles2 b)
+{
+    return (Doubles2){a[0] > b[0] ? a[0] : b[0], a[1] > b[1] ? a[1] : b[1]};
+}
 
 #define Vector NAMED(Vector)
 #define Integers NAMED(Integers)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lengthwise.runtime.kernels import _kernels
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.onnx.onnx_graph import Node
+from lengthwise.runtime.onnx.onnx_graph import Graph, Node
 from lengthwise.runtime.onnx.pattern import require
 
 DOMAIN: Final = "lengthwise.summaries"
@@ -45,14 +45,26 @@ def fused(model: bytes, values: str, lengths: str) -> bytes:
     require({*groups} <= {*_GROUPS})
     halves = np.array(described["quantiles"], "<f8").view("<i4").tolist()
     plan = [described["features"], sum(1 << _GROUPS.index(group) for group in groups), len(halves) // 2, *halves]
-    for numbers in (described["lags"], described["intervals"], described["columns"]):
+    table, columns = _table(graph, described["table"], described["columns"])
+    for numbers in (described["lags"], described["intervals"], columns):
         plan += [len(numbers), *numbers]
     graph.add_tensor("lengthwise.plan", np.array(plan, np.int32))
-    table = described["table"]
     index = graph.nodes.index(graph.makers()[table])
     graph.nodes[index] = Node("Summaries", [values, lengths, "lengthwise.plan"], [table], domain=DOMAIN)
     graph.remove_unused()
     return graph.write({DOMAIN: 1})
+
+
+def _table(graph: Graph, table: str, columns: list[int]) -> tuple[str, list[int]]:
+    """The table of summaries that is used, and its columns: nodes that only take some columns are passed over."""
+    users = graph.users()
+    while table not in graph.used_elsewhere and [node.operator for node in users[table]] == ["Gather"]:
+        gather = users[table][0]
+        indices = graph.tensors[gather.inputs[1]].numbers()
+        if gather.attributes.get("axis") != 1 or indices is None or indices.ndim != 1:
+            break
+        table, columns = gather.outputs[0], np.array(columns)[indices].tolist()
+    return table, columns
 
 
 def trial_sequences(features: int, longest: int) -> Iterator[NDArray[np.float32]]:
