@@ -107,6 +107,12 @@ SUMMARIES = "kind = 'summaries'"
             "other keys are 'summaries', 'classifier' and",
         ),
         ("trees = 100", "single-label", "features = 3", "'trees' is for kind = 'summaries'"),
+        (
+            f"{SUMMARIES}\nclassifier = 'logistic'\ntrees = 100",
+            "single-label",
+            "features = 3",
+            "where that is 'logistic'",
+        ),
         (SUMMARIES, "per-step", "features = 3", "no answer for each step"),
         (SUMMARIES, "single-label", "features = 3\nmissing = 'mean'", "'input.missing' = 'mean' has no meaning"),
         (SUMMARIES, "single-label", "features = 3\nnormalize = 'both'", "'input.normalize' = 'both' has no meaning"),

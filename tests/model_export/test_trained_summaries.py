@@ -152,6 +152,45 @@ def test_boosted_trees_hold_records_out() -> None:
     assert result.details["importance"][0][0] in ("x0_std", "x0_rms")
 
 
+LOGISTIC = "kind = 'summaries'\nclassifier = 'logistic'\nsummaries = ['moments', 'missing']"
+
+
+def test_logistic_regression_is_estimated_without_a_split() -> None:
+    fitted = summaries.fit(spec(LOGISTIC, step=OPEN), noisy(), TrainingOptions(class_weights=True))
+    result, left_out = fitted.result(), fitted.splits["left_out"]
+    new = evaluate(result.model, make_examples(noisy(400, seed=1), fitted.spec), fitted.spec)
+    assert (left_out.answers, fitted.splits["training"].answers) == (120, 120)
+    assert abs(left_out.loss - new.loss) < 0.1
+    assert left_out.loss > fitted.splits["training"].loss
+    assert result.details["importance"][0][0] in ("x0_std", "x0_rms")
+    expected = fitted.pipeline().predict_proba([record.steps for record in noisy(30, seed=2)])
+    scored = evaluate(result.model, make_examples(noisy(30, seed=2), fitted.spec), fitted.spec)
+    logits = np.stack([answer.logits.numpy() for answer in scored.of])
+    np.testing.assert_allclose(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), expected, atol=1e-6)
+
+
+@pytest.mark.long
+def test_logistic_regression_answers_each_of_several_labels() -> None:
+    several = spec(LOGISTIC, step=OPEN, task="multi-label")
+    fitted = summaries.fit(several, noisy(several=True), TrainingOptions())
+    result = fitted.result()
+    assert result.splits["left_out"].answers == 240
+    assert result.splits["left_out"].accuracy > 0.7
+    records = noisy(30, seed=2, several=True)
+    scored = evaluate(result.model, make_examples(records, several), several)
+    logits = np.stack([answer.logits.numpy() for answer in scored.of])
+    expected = fitted.pipeline().predict_proba([record.steps for record in records])
+    np.testing.assert_allclose(1 / (1 + np.exp(-logits)), expected, atol=1e-6)
+
+
+def test_each_regression_knows_a_label_that_one_record_has() -> None:
+    records = [*noisy(40), replace(noisy(1)[0], id="c", label="c")]
+    three = summaries.fit(spec(LOGISTIC, step=OPEN, labels='["a", "b", "c"]'), records, TrainingOptions())
+    assert three.fitted.left_out(three.table, np.arange(41)).shape == (41, 3)
+    with pytest.raises(ConfigurationError, match="has the label d: logistic regression cannot learn it"):
+        summaries.fit(spec(LOGISTIC, step=OPEN, labels='["a", "b", "c", "d"]'), records, TrainingOptions())
+
+
 def test_what_trees_cannot_learn_is_refused() -> None:
     three = spec(SMALL, step=OPEN, labels='["a", "b", "c"]')
     with pytest.raises(ConfigurationError, match="no record or every record has the label c: trees cannot learn it"):

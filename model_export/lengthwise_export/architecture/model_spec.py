@@ -89,7 +89,9 @@ class ModelSpec(SpecTable):
     kernels: int = Field(default=10_000, ge=84)  # features of the head, rounded down to a multiple of 84
     grid: Literal["sequence", "training"] = "sequence"
     summaries: Annotated[tuple[str, ...], Field(min_length=1)] = ("length", "missing", "intervals")
-    classifier: Literal["extra-trees", "boosted-trees"] | None = None  # None: chosen by the number of records
+    classifier: Literal["extra-trees", "boosted-trees", "logistic"] | None = (
+        None  # None: chosen by the number of records
+    )
     trees: int = Field(default=200, ge=50)  # some of them answer each record without having seen it
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()
@@ -118,7 +120,8 @@ class ModelSpec(SpecTable):
         """The keys that have no meaning for this kind of model."""
         of_kind = {"rocket": ROCKET_KEYS, "summaries": SUMMARIES_KEYS}
         if self.kind in of_kind:
-            return ModelSpec.model_fields.keys() - of_kind[self.kind]
+            of_trees = {"trees"} if self.classifier == "logistic" else set()
+            return ModelSpec.model_fields.keys() - of_kind[self.kind] | of_trees
         return {"preset", *ROCKET_KEYS, *SUMMARIES_KEYS} - {"kind", "sequence_features"}
 
     @property
@@ -146,6 +149,8 @@ class ModelSpec(SpecTable):
         keys = "'kernels', 'grid' and 'sequence_features'"
         if self.kind == "summaries":
             keys = "'summaries', 'classifier' and 'trees'"
+        if self.classifier == "logistic":
+            keys = "'summaries' and 'classifier' where that is 'logistic'"
         return (
             (
                 not is_layers and of_other,

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.multioutput import MultiOutputClassifier
 
 _POINTS: Final = np.geomspace(1e-4, 1.0, 64)
 SLOPES: Final = 1 / _POINTS
@@ -34,7 +36,8 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
     """A fitted classifier of scikit-learn whose logits are divided by a temperature.
 
     Args:
-        classifier: A forest, or boosted trees for one label. Its classes are 0, 1, ..., or of several labels 0 and 1.
+        classifier: A forest or logistic regression, or boosted trees for one label. Its classes are 0, 1, ..., or of
+            several labels 0 and 1.
         temperature: The temperature.
         labels: The names of the classes.
     """
@@ -64,6 +67,9 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
 
     def logits(self, table: NDArray[np.float32]) -> NDArray[np.float64]:
         """`[rows, labels]`."""
+        if isinstance(self.classifier, MultiOutputClassifier):
+            scores = [of_label.decision_function(table) for of_label in self.classifier.estimators_]
+            return np.stack(scores, axis=1) / self.temperature
         if not hasattr(self.classifier, "decision_function"):
             answer = self.classifier.predict_proba(table)
             probabilities = np.stack([of_label[:, 1] for of_label in answer], axis=1) if self.multi_label else answer
@@ -76,7 +82,7 @@ class CalibratedClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc
         """`[rows, labels]`: the probability of each label."""
         logits = self.logits(X)
         if self.multi_label:
-            return np.asarray(1 / (1 + np.exp(-logits)))
+            return np.asarray(expit(logits))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
