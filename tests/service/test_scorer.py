@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -500,6 +501,18 @@ def test_static_values_are_columns_of_the_batch(opens: Opens, form: Callable[[An
     given = answered.column("probabilities").to_pylist() if form is pa.table else answered["probabilities"]
     assert [list(each) for each in given] == [answer.probabilities.tolist() for answer in alone if answer is not None]
     assert "sex" in names_of(answered)
+
+
+@pytest.mark.parametrize("form", [pandas.DataFrame, pa.table, dict], ids=["pandas", "Arrow", "dict"])
+def test_decimals_are_static_values(opens: Opens, form: Callable[[Any], Any]) -> None:
+    opens(sample_models.loaded(sample_models.manifest(static=True)))
+    decimals = BESIDE | {"age": [Decimal("0.50"), Decimal("0.25")], "sex": [Decimal(1), Decimal("0.0")]}
+    answered = [Scorer()(form(columns)) for columns in (BESIDE, decimals)]
+    expected, given = (
+        batch.column("probabilities").to_pylist() if form is pa.table else [*map(list, batch["probabilities"])]
+        for batch in answered
+    )
+    assert given == expected
 
 
 def test_static_values_that_are_no_columns_are_refused_with_the_way_out(opens: Opens) -> None:

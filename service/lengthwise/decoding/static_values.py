@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -89,6 +90,7 @@ def _no_category(number: float, categories: Sequence[str], manifest: Manifest) -
 def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> float | str:
     """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
     entry = entry.tolist() if isinstance(entry, np.generic | np.ndarray) else entry
+    entry = float(entry) if isinstance(entry, Decimal) else entry  # Arrow's and a data base's
     if entry is None or (isinstance(entry, float) and math.isnan(entry)):
         return math.nan if _takes_missing(manifest) and categories is None else _why_not_missing(categories, manifest)
     if categories is None:
