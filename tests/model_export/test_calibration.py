@@ -95,6 +95,12 @@ def test_few_answers_that_are_all_right_do_not_make_a_model_certain() -> None:
     assert shares.max() == pytest.approx(1 - 1 / 14, abs=1e-3)
 
 
+def test_four_answers_give_no_temperature() -> None:
+    values = np.eye(2)[[0, 1, 0, 1, 0]]
+    assert temperature.fit(values[:4], np.array([1, 0, 1, 0]), multi_label=False) is None
+    assert temperature.fit(values, np.array([1, 0, 1, 0, 1]), multi_label=False) is not None
+
+
 def test_logits_of_any_size_and_answers_no_better_than_chance_are_calibrated() -> None:
     for size in (1e-6, 1e6):
         values, targets = logits(500, 3, size)

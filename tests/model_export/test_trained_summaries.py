@@ -252,6 +252,16 @@ def test_the_classifier_of_scikit_learn_trains_summaries_too() -> None:
 
 
 @pytest.mark.long
+def test_the_run_of_a_few_records_says_that_it_is_not_calibrated(caplog: pytest.LogCaptureFixture) -> None:
+    records = noisy(4)
+    X, y = [record.steps for record in records], [str(record.label) for record in records]
+    tables: dict[str, Any] = {"input": {"missing": "handled"}, "model": {"kind": "summaries", "summaries": ["moments"]}}
+    run = lengthwise_export.train(tables, X, y, progress=None)
+    assert "temperature" not in str(run)
+    assert "not calibrated: fewer than 5 answers were held out, which say too little" in caplog.text
+
+
+@pytest.mark.long
 def test_a_run_is_trained_published_and_checked_by_its_folder(tmp_path: Path) -> None:
     records = noisy()
     X, y = [record.steps for record in records], [str(record.label) for record in records]

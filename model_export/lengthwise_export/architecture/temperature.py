@@ -19,9 +19,11 @@ from scipy.optimize import minimize_scalar
 
 LOWEST: Final = 1e-3
 HIGHEST: Final = 1e3
+FEWEST: Final = 5
+"""With fewer answers, all may be right or wrong by chance: the temperature would be at one of its bounds."""
 
 
-def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_label: bool) -> float:
+def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_label: bool) -> float | None:
     """Fits the temperature to answers that were not trained on, by a bounded search for the smallest log loss.
 
     Args:
@@ -30,8 +32,10 @@ def fit(logits: NDArray[np.floating], targets: NDArray[np.generic], *, multi_lab
         multi_label: Whether each class is a yes or no of its own, so that probabilities come from a sigmoid.
 
     Returns:
-        The temperature, from `LOWEST` to `HIGHEST`.
+        The temperature, from `LOWEST` to `HIGHEST`; None with fewer than `FEWEST` answers.
     """
+    if len(logits) < FEWEST:
+        return None
     values = np.asarray(logits, dtype=np.float64)
     chance = 1 / (len(values) + 2)
     if multi_label:

@@ -94,7 +94,7 @@ class RunReport(dict[str, Any]):
         """How the training ended, as a line for the terminal."""
         if self.get("kind") is not None:
             calibrated = "" if self["temperature"] is None else f", temperature {self['temperature']:.3g}"
-            fitted, left_out = f"{self.get('summaries')} summaries", "records that trees did not see"
+            fitted, left_out = f"{self.get('summaries')} summaries", "records that were not fitted to"
             if self["kind"] == "rocket":
                 fitted, left_out = f"ridge penalty {self['penalty']:.3g}", "leave-one-out predictions"
             return f"{self['seconds']:.1f} s, {fitted}{calibrated}; left out: {left_out}"

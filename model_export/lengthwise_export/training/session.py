@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from lengthwise.commands.progress import progress_bar, status
 from lengthwise.exporter_api.contract import files
-from lengthwise_export.architecture import checkpoint
+from lengthwise_export.architecture import checkpoint, temperature
 from lengthwise_export.architecture.spec import Spec, as_toml
 from lengthwise_export.architecture.trained import STATE_FILE, WEIGHTS_FILE, refuse_to_overwrite, run_files
 from lengthwise_export.errors import ConfigurationError
@@ -244,6 +244,9 @@ def _new_folder(out: Path) -> Iterator[None]:
 def _closing_warnings(result: TrainingResult, plan: Plan) -> list[str]:
     """Warnings about how the training ended: too early, without calibration, or less accurate than the probe."""
     options, progress, probe = plan.options, result.progress, plan.probe or 0.0
+    why = "there is no validation split. Set --validation"
+    if {"validation", "left_out"} & result.splits.keys():
+        why = f"fewer than {temperature.FEWEST} answers were held out, which say too little"
     validated = result.splits.get("validation")
     # Without validation nothing is compared with the probe: an accuracy of 1 gives no warning
     accuracy, error = (1.0, 0.0) if validated is None else (validated.accuracy, validated.answers**-0.5)
@@ -255,7 +258,7 @@ def _closing_warnings(result: TrainingResult, plan: Plan) -> list[str]:
         ),
         (
             options.calibration and result.temperature is None,
-            "the probabilities are not calibrated: there is no validation split. Set --validation",
+            f"the probabilities are not calibrated: {why}",
         ),
         (
             probe > accuracy + 2 * error,

@@ -301,7 +301,7 @@ def _split_examples(
 
 
 def _calibrate(model: SequenceClassifier, examples: Sequence[Example], spec: Spec) -> float | None:
-    """Calibrates a model in place by temperature scaling, and returns the temperature; None without examples.
+    """Calibrates a model in place by temperature scaling, and returns the temperature; None with too few examples.
 
     The weights and biases of the head are divided by it, so the exported graph needs no further operator.
     """
@@ -311,7 +311,7 @@ def _calibrate(model: SequenceClassifier, examples: Sequence[Example], spec: Spe
     scale = temperature.fit(logits.numpy(), targets.numpy(), multi_label=spec.output.task == "multi-label")
     with torch.no_grad():
         for parameter in model.head.parameters():
-            parameter.div_(scale)
+            parameter.div_(scale or 1.0)
     return scale
 
 
