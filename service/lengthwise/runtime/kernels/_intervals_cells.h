@@ -18,28 +18,27 @@ static TARGET void NAMED(waves)(long length, long stride, double *to)
         }
 }
 
-/* `Series.spectrum` of all features: `filled` is `[steps][features]`, on the grid. */
+typedef double NAMED(Doubles) __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
+
+/* `Series.spectrum` of all features: `filled` is `[steps][features]`, on the grid. A vector of features may reach into the next
+ * step; what comes of that is not stored. */
 static TARGET void NAMED(spectrum)(const struct Summaries *summaries, const struct Room *room, long length)
 {
-    const long features = summaries->features, stride = room->stride;
-    double *restrict sums = room->sums;
+    const long features = summaries->features, stride = room->stride, lanes = LANES / 2;
     NAMED(waves)(length, stride, room->waves);
-    for (long k = 0; k <= length / 2; k++) {
-        memset(sums, 0, 4 * features * sizeof *sums);
-        for (long t = 0, at = 0; t < length; t++) {
-            const double *restrict x = room->filled + t * features;
-            for (int part = 0; part < 4; part++) {
-                const double wave = room->waves[part * stride + at];
-                for (long f = 0; f < features; f++) sums[part * features + f] += x[f] * wave;
+    for (long k = 0; k <= length / 2; k++)
+        for (long first = 0; first < features; first += lanes) {
+            NAMED(Doubles) sums[4] = {{0}};
+            for (long t = 0, at = 0; t < length; t++) {
+                const NAMED(Doubles) x = *(const NAMED(Doubles) *)(room->filled + t * features + first);
+                for (int part = 0; part < 4; part++) sums[part] += x * room->waves[part * stride + at];
+                at += k;
+                if (at >= length) at -= length;
             }
-            at += k;
-            if (at >= length) at -= length;
+            const NAMED(Doubles) real = sums[0] + sums[1], imaginary = sums[2] + sums[3];
+            const NAMED(Doubles) squares = real * real + imaginary * imaginary;
+            for (long f = 0; f < lanes && first + f < features; f++) room->spectrum[(first + f) * stride + k] = sqrt(squares[f]);
         }
-        for (long f = 0; f < features; f++) {
-            const double real = sums[f] + sums[features + f], imaginary = sums[2 * features + f] + sums[3 * features + f];
-            room->spectrum[f * stride + k] = sqrt(real * real + imaginary * imaginary);
-        }
-    }
 }
 
 /* `bands` of a feature; those of the next octave are `features` further. */
@@ -58,8 +57,6 @@ static TARGET void NAMED(bands)(const double *spectrum, long length, long featur
         to[octave * features] = whole > 0.0 ? TOTAL(spare, count) / whole : 0.0;
     }
 }
-
-typedef double NAMED(Doubles) __attribute__((vector_size(4 * LANES), aligned(8), may_alias));
 
 /* Orders each column of `numbers`, `[count][TOGETHER]`, by comparisons that no number decides: K. Batcher's merging of odd and
  * even places (D. Knuth, The Art of Computer Programming 3, 5.2.2, algorithm M). */

@@ -55,7 +55,7 @@ struct Interval {
 
 /* The memory for a row: arrays of one number a step, and the numbers of the row. */
 struct Room {
-    double *all, *deviations, *sorted, *spare, *present, *every, *filled, *spectrum, *waves, *sums, *sizes, *numbers;
+    double *all, *deviations, *sorted, *spare, *present, *every, *filled, *spectrum, *waves, *sizes, *numbers;
     double *smooth, *curvature, *together; /* for intervals; the last has room for TOGETHER of them */
     const double **represented;            /* of each feature, what intervals are of, and its lengths */
     long *lengths, *counts;                /* the counts are of present values */
@@ -234,7 +234,7 @@ static int make_room(struct Room *room, const struct Summaries *summaries, long 
     const long features = summaries->features, each = features * room->stride, spectrum = needs_spectrum(summaries) ? each : 0;
     const long every = has(summaries, CORRELATIONS) ? each : 0, intervals = has(summaries, INTERVALS) ? each : 0;
     const long quantiles = 2 + summaries->typical / summaries->divisor; /* of an interval, at most */
-    const long doubles = (7 + TOGETHER) * room->stride + each + every + 2 * (spectrum + intervals) + 5 * features;
+    const long doubles = (7 + TOGETHER) * room->stride + each + every + 2 * (spectrum + intervals) + features;
     room->all = calloc(doubles + RANKS * quantiles + summaries->count, sizeof *room->all);
     room->counts = calloc(features * (1 + REPRESENTATIONS) + RANKS * quantiles, sizeof *room->counts);
     room->represented = calloc(features * REPRESENTATIONS, sizeof *room->represented);
@@ -255,8 +255,7 @@ static int make_room(struct Room *room, const struct Summaries *summaries, long 
     room->spectrum = room->filled + spectrum;
     room->smooth = room->spectrum + spectrum;
     room->curvature = room->smooth + intervals;
-    room->sums = room->curvature + intervals;
-    room->sizes = room->sums + 4 * features;
+    room->sizes = room->curvature + intervals;
     room->numbers = room->sizes + features;
     return 1;
 }
