@@ -572,6 +572,25 @@ static const char *read_beside(Reader *reader, const char *p, Sequence *sequence
     return p + 1;
 }
 
+/* The value of the field `name`, where it is the ordinary state or offset of a sequence; the place behind it, or NULL. */
+static const char *read_past(const Reader *reader, const char *name, const char *p, Sequence *sequence)
+{
+    int has_escapes;
+    if (!reader->takes_states) return NULL;
+    if (!sequence->state && *p == '"' && strncmp(name, "\"state\"", 7) == 0) {
+        const char *text = p + 1;
+        if (!(p = past_string(text, &has_escapes)) || has_escapes) return NULL;
+        sequence->state = text;
+        sequence->state_bytes = p - 1 - text;
+        return p;
+    }
+    if (sequence->offset >= 0 || strncmp(name, "\"offset\"", 8) != 0) return NULL;
+    int64_t offset;
+    if (!(p = read_token(p, PY_SSIZE_T_MAX, &offset)) || is_digit(*p) || *p == '.' || *p == 'e' || *p == 'E') return NULL;
+    sequence->offset = offset;
+    return p;
+}
+
 /* The steps of the sequence with a name, by its rules; the place behind them, or NULL. */
 static const char *read_input(Reader *reader, const char *name, const char *p, Sequence *sequences)
 {
@@ -605,10 +624,11 @@ static const char *read_inputs(Reader *reader, const char *p, Sequence *sequence
 /* One entry of the array of sequences; the place behind it, or NULL. */
 static const char *read_sequence(Reader *reader, const char *p, Sequence *sequence)
 {
-    for (Py_ssize_t i = 0; i < OF_ITEM(reader); i++) sequence[i] = (Sequence){.first_told = reader->fault_count};
+    for (Py_ssize_t i = 0; i < OF_ITEM(reader); i++)
+        sequence[i] = (Sequence){.first_told = reader->fault_count, .offset = -1};
     if (*p == '[') {
         if (reader->input_count) return NULL;
-        reader->has_more = 1; /* where it should have numbers beside it, Python says so */
+        reader->has_more |= !reader->takes_states; /* where it should have numbers beside it, Python says so */
         return read_steps(reader, p, sequence);
     }
     reader->is_plain = 0;
@@ -812,7 +832,7 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     in_detail, takes_more, beside, inputs)\n--\n\n"
+             "     in_detail, takes_more, beside, takes_states, inputs)\n--\n\n"
              "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
@@ -823,6 +843,8 @@ PyDoc_STRVAR(read_doc,
              "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n"
              "beside: the length of the array `static` of an item, of numbers. If each item has it, and no other\n"
              "fields than steps and id, the fourth entry is these numbers, as the bytes of float32.\n"
+             "takes_states: whether an item may have `state` and `offset`. If it has no other fields than these, steps and\n"
+             "id, the fourth entry is of each item its (state, offset): the text as bytes, and None for what it has not.\n"
              "inputs: of an item with several sequences by name, for each (name, features, vocabulary, least_steps,\n"
              "most_steps): all have numbers, or all have token ids. ends has then (first number, steps) of each, in\n"
              "the order of inputs, one item behind the other.\n\n"
@@ -857,9 +879,10 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     Py_ssize_t from, to;
     reader.takes_more = reader.has_more = reader.takes_states = 0;
     reader.beside = 0;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pnO!", &body, &from, &to, &reader.most_sequences, &reader.features,
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pnpO!", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.in_detail, &reader.takes_more, &reader.beside, &PyTuple_Type, &inputs))
+                          &reader.in_detail, &reader.takes_more, &reader.beside, &reader.takes_states, &PyTuple_Type,
+                          &inputs))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
     if (reader.features < 0 || reader.vocabulary < 0 || reader.beside < 0) {

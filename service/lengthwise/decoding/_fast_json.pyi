@@ -18,6 +18,7 @@ def read(
     in_detail: bool,
     takes_more: bool = ...,
     beside: int = ...,
+    takes_states: bool = ...,
     inputs: tuple[tuple[str, int, int, int, int], ...] = ...,
     /,
 ) -> Any:

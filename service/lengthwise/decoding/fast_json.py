@@ -184,7 +184,7 @@ def _items_of_several(
     array = _steps(numbers, 0 if inputs[0].features is None else 1)
     for index, identifier in enumerate(_identifiers(ids)):
         arrays = []
-        for (first, count), one in zip(places[index * len(inputs) :], inputs, strict=False):
+        for (first, count), one in zip(places[index * len(inputs) : (index + 1) * len(inputs)], inputs, strict=True):
             steps = array[first : first + count * (one.features or 1)]
             arrays.append(steps if one.features is None else steps.reshape(count, one.features))
         sample = Sample(arrays[0], others=dict(zip(manifest.further, arrays[1:], strict=True)))
@@ -274,7 +274,8 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
     - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
       if the model takes static values or states, a fourth entry follows: the static values as bytes, if they are
-      numbers and there are no other fields than ids, or else where the items and their steps are;
+      numbers and there are no other fields than ids; of each item its (state, offset), if there are no other fields
+      than these and ids; or else where the items and their steps are;
     - the same for items of several sequences each, but for the ends: (first number, steps) of each sequence of an item;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
@@ -284,14 +285,15 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
     takes_more = step.static is not None or manifest.streaming is not None
     beside = 0 if step.static is None or step.static.categories else step.static.count
+    takes_states = manifest.streaming is not None and step.static is None
     rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside
     if in_detail or not step.sequences:
-        return _fast_json.read(body, start, end, max_sequences, *rules)
+        return _fast_json.read(body, start, end, max_sequences, *rules, takes_states)
     inputs = [
         (name, of.input.features or 0, of.input.vocabulary or 1, of.min_length, of.max_length)
         for name, of in manifest.by_sequence.items()
     ]
-    return _fast_json.read(body, start, end, max_sequences, *rules, tuple(inputs))
+    return _fast_json.read(body, start, end, max_sequences, *rules, takes_states, tuple(inputs))
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
