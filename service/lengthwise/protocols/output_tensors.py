@@ -75,11 +75,11 @@ def answer(tensor_call: TensorCall, answers: Sequence[Answer]) -> list[EncodedTe
 def _of_stream(tensor_call: TensorCall, answers: Sequence[Answer]) -> dict[str, NDArray[Any]]:
     """The tensors of what a call asks for that depends on earlier chunks of each row, by name."""
     call = tensor_call.call
-    keys, manifest = call.model.state_keys, call.model.manifest
+    manifest = call.model.manifest
     tensors: dict[str, NDArray[Any]] = {}
     rows = list(zip(call.items, answers, strict=True))
     if call.states:
-        pairs = [next_state(manifest, item, answer, keys) for item, answer in rows]
+        pairs = [next_state(manifest, item, answer, call.model.state_keys) for item, answer in rows]
         tensors[STATE] = np.array([text.encode() for _, text in pairs], dtype=object)
         tensors[OFFSET] = np.array([offset for offset, _ in pairs], dtype=np.int64)
     if any(output.name == DECIDED.name for output in tensor_call.outputs):
