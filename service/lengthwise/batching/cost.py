@@ -34,6 +34,7 @@ _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is adde
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5  # the part of the estimate that is used: batches that are too large cost most
 NEARLY_BEST: Final = 1.05  # a row that costs at most so many times the cheapest counts as cheapest
+_NEARLY_BALANCED: Final = 1.08  # the same for `balanced_rows`: the cheapest of ten points is 3 % luckier than one of them
 MOST_BALANCED: Final = 64  # of more rows in order of arrival, the first wait for the last, and nothing is saved
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400
@@ -54,7 +55,7 @@ class Column(NamedTuple):
     cheapest_rows: list[int]  # `cheapest_rows[n]`: the number of rows, at most n, with the fewest seconds a row
     enough_rows: int  # the smallest number of rows whose seconds a row are within 5 % of the lowest
     least_row_seconds: float  # the lowest seconds a row of any number of rows
-    balanced_rows: int  # the largest power of two within these 5 %, but at most `MOST_BALANCED`: see `composition`
+    balanced_rows: int  # the largest power of two within 8 % of it, but at most `MOST_BALANCED`: see `composition`
 
     @classmethod
     def of(cls, seconds: NDArray[np.float64]) -> Column:
@@ -64,7 +65,8 @@ class Column(NamedTuple):
         lowest = np.minimum.accumulate(row_seconds)
         cheapest = np.maximum.accumulate(np.where(row_seconds <= lowest, counts, 0))
         cheap = counts[row_seconds <= NEARLY_BEST * lowest[-1]]
-        balanced = max(int(cheap[0]), min(2 ** int(math.log2(cheap[-1])), MOST_BALANCED))
+        most = counts[row_seconds <= _NEARLY_BALANCED * lowest[-1]][-1]
+        balanced = max(int(cheap[0]), min(2 ** int(math.log2(most)), MOST_BALANCED))
         added = np.diff(seconds, prepend=0.0, append=seconds[-1])
         return cls(
             [0.0, *seconds.tolist()],
