@@ -17,6 +17,7 @@ from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import TURN_SECONDS, ModelQueue
+from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 from lengthwise.padding import PaddedBatch, Steps, pad, rounded_width
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.provider import CPU_DEVICE, PLAIN_CPU
@@ -169,7 +170,7 @@ def planned(sequences: Sequence[Steps], waiting: int, table: CostTable, manifest
     while True:
         if not pool:  # all were answered together, and the runner waits for the first new one
             _ask(pool, coming)
-        seconds = TURN_SECONDS if queue.fits(TURN_SECONDS) else float("inf")
+        seconds = ONE_CORE_INLINE_SECONDS if queue.fits(ONE_CORE_INLINE_SECONDS) else float("inf")
         chosen = plan(pool, table, queue.limits_within(seconds, TURN_SECONDS), 0.0)
         groups.append([each.steps for each in chosen if isinstance(each, _Asked)])
         _ask(pool, coming)

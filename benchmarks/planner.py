@@ -30,6 +30,7 @@ from lengthwise.batching.limits import BatchLimits
 from lengthwise.batching.pending import PendingSequences, WaitingSequence
 from lengthwise.batching.plan import plan
 from lengthwise.batching.queues import TURN_SECONDS
+from lengthwise.batching.runners import ONE_CORE_INLINE_SECONDS
 
 LONGEST = 1024
 _STEADY = 500
@@ -90,7 +91,7 @@ def steady(widths: list[int], waiting: int, cost: CostTable, limits: BatchLimits
 
     What these widths cost has been asked before, as at work.
     """
-    limits = replace(limits, seconds=TURN_SECONDS)
+    limits = replace(limits, seconds=ONE_CORE_INLINE_SECONDS, turn_seconds=TURN_SECONDS)
     for width in widths:
         cost.column(width, limits.rows)
     pool, coming = PendingSequences(), itertools.cycle(widths)

@@ -57,7 +57,7 @@ def model_queue(
     padding_cost: float = 1.0,
     **limits: Any,
 ) -> ModelQueue:
-    """A queue whose shortest run is predicted to take `seconds`: by default none is short on several cores."""
+    """A queue whose shortest run is predicted to take `seconds`: by default none is the event loop's own work."""
     times = np.array([[seconds, 16 * seconds], [2 * seconds, 32 * seconds]])
     cost = CostTable([1, 64], [4, 64], times, padding_cost=padding_cost)
     made = ModelQueue(name, run, cost, ModelMetrics("m", "1"), BatchLimits(**limits), steady=steady)

@@ -20,9 +20,7 @@ whose model's `InlineRule` allows it. A *turn* here is a scheduled call of `_run
 | | otherwise | this runner, now |
 
 With `max_wait_ms` above 0 only runners run batches: they can wait for more requests, the event loop cannot. On one core
-a run in another thread is slower: it shares the core with the requests that are read meanwhile, and these wait for the
-next batch in any case. So the event loop runs all short batches, under load too, and there a fair turn (`TURN_SECONDS`)
-is short; other calls, for the health of the server say, wait for one such run.
+a run in another thread is no faster, so the event loop runs all short batches, under load too.
 
 Several processes that serve together share their cores (`Cores`). A process may always run as many batches as its
 *share*, the number of its runners without borrowed cores. A further batch starts only while fewer run in all processes
@@ -45,12 +43,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from lengthwise.batching.execution import FinishedBatch, PlannedBatch
-from lengthwise.batching.queues import TURN_SECONDS, ModelQueue, QueuedSequence
+from lengthwise.batching.queues import ModelQueue, QueuedSequence
 
 if TYPE_CHECKING:
     from lengthwise.batching.batcher import Batcher
 
 INLINE_SECONDS: Final = 0.001  # longest predicted run of a batch on the event loop, while every runner is idle
+ONE_CORE_INLINE_SECONDS: Final = 0.004  # the same where event loop and runner share one core
 # How long the event loop polls for new requests after an inline run that emptied the queue: about as long as the system
 # takes to wake it. It yields the core at every poll, so it delays no other process.
 BUSY_POLL_SECONDS: Final = 0.0001
@@ -143,7 +142,7 @@ class Runners:
         self._lock, self._clock, self._turns = execution.lock, execution.clock, execution.turns
         self._may_inline = inline
         self._one_core = one_core and inline and count == 1
-        self._inline_seconds = TURN_SECONDS if self._one_core else INLINE_SECONDS
+        self._inline_seconds = ONE_CORE_INLINE_SECONDS if self._one_core else INLINE_SECONDS
         # One for each idle runner, as a stack: the last to rest has warm caches, and is woken first
         self._idle = list[threading.Condition]()
         self._woken = 0  # runners that were woken and have not looked for a batch yet
