@@ -240,14 +240,17 @@ def fuzz(bodies: int, seed: int) -> tuple[int, int]:
         kind = rng.choice([*models])
         find, text = models[kind].find, body(rng, kind)
         found = outcome(fast_json.read, text, find)
-        ordinary += found is not None
-        if found is None and rng.random() < 0.2:
+        is_read = found is not None
+        ordinary += is_read
+        if not is_read and rng.random() < 0.2:
             text = text.replace(b"[", b"[" + b" " * 66_000, 1)
             found = outcome(fast_json.explain, text, find)
             told += found is not None
         if found is not None:
             expected = outcome(validation.read, text, find)
-            assert found == expected or "stands twice" in str(expected), f"body {number}, {kind}: {text!r}"
+            assert found == expected or (not is_read and "stands twice" in str(expected)), (
+                f"body {number}, {kind}: {text!r}"
+            )
     return ordinary, told
 
 

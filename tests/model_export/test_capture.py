@@ -430,10 +430,14 @@ def test_features_may_be_split() -> None:
 
 
 def scaled(self, x, lengths):
-    if self.writes:
+    if self.writes == "before":
         self.count.copy_(x.shape[1] + lengths[:2])
+    if self.writes == "plain":
+        self.plain.copy_(lengths.max())
     valid = torch.arange(x.size(1)) < lengths[:, None]
     total = sum([x * self.plain[place].item() for place in range(int(self.count[0]))])
+    if self.writes == "behind":
+        self.count.mul_(1)
     return self.head(nn.functional.pad(torch.where(valid[..., None], total, 0.0).sum(1), (0, 2)))
 
 
@@ -441,7 +445,7 @@ def scaled(self, x, lengths):
 def with_buffer() -> nn.Module:
     module = made(scaled)
     module.register_buffer("count", torch.tensor([2, 3]))
-    module.plain, module.writes = torch.tensor([1.5, 0.5, 7.0]), False
+    module.plain, module.writes = torch.tensor([1.5, 0.5, 7.0]), ""
     return module
 
 
@@ -451,8 +455,9 @@ def test_numbers_in_buffers_and_plain_tensors_are_the_graphs_own(with_buffer: nn
     assert worst(subject, proto) < 1e-5
 
 
-def test_a_number_in_a_buffer_that_the_call_has_written_is_refused(with_buffer: nn.Module) -> None:
-    with_buffer.writes = True
+@pytest.mark.parametrize("writes", ["before", "behind", "plain"])
+def test_a_number_of_a_tensor_that_the_call_writes_is_refused(with_buffer: nn.Module, writes: str) -> None:
+    with_buffer.writes = writes
     with pytest.raises(ExportError, match="use tensors only"):
         exported(with_buffer)
 

@@ -95,6 +95,7 @@ SUMMARIES = "kind = 'summaries'"
         ("conv = [{channels = 4, kernel = []}]", "single-label", "features = 3", "kernel"),
         ("conv = [{channels = 4, kernel = [0]}]", "single-label", "features = 3", "kernel"),
         ("members = 0", "single-label", "features = 3", "members"),
+        (f"{ROCKET}\nclassifier = 'logistic'", "single-label", "features = 3", "other keys are 'kernels', 'grid' and"),
         (f"{ROCKET}\nhidden = 8", "single-label", "features = 3", "'hidden' has no meaning with kind = 'rocket'"),
         ("kernels = 84", "single-label", "features = 3", "'kernels' is for kind = 'rocket'"),
         ("grid = 'training'", "single-label", "features = 3", "'grid' is for kind = 'rocket'"),

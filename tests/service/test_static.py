@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lengthwise.commands.score import ScoreOptions, ScoringRun
 from lengthwise.datasets import arrays, dataset
 from lengthwise.datasets.column_roles import ColumnNames
 from lengthwise.datasets.input_sequences import InputSequence
-from lengthwise.decoding import fast_json, json_body, validation
+from lengthwise.decoding import fast_json, json_body, static_values, validation
 from lengthwise.decoding.calls import Call, Problems
 from lengthwise.errors import ConfigurationError, InvalidRequest, InvalidSequences
 from lengthwise.grpc import codec
@@ -233,6 +234,33 @@ def test_several_sequences_of_an_item_are_read_in_c(kind: str):
     read = fast_json.read(sent, lambda *_: served, max_sequences=9)
     assert read is not None
     assert json_readers.shown(read) == json_readers.shown(validation.read(sent, lambda *_: served, max_sequences=9))
+
+
+@pytest.mark.parametrize(
+    ("sent", "index"),
+    [
+        ("9007199254740993", 1),  # no float64
+        ("2.0", 2),
+        ("9007199254740994", None),
+        *(("0.5", None), ("Infinity", None), ("NaN", None), ("sNaN", None), ("1e400", None)),
+    ],
+)
+def test_a_decimal_is_the_category_of_all_its_digits(sent: str, index: int | None):
+    problems = Problems()
+    of = with_categories("9007199254740992", "9007199254740993", "2")
+    read = static_values.read([Decimal(sent)], "", of, problems)
+    assert problems.total == (index is None)
+    assert index is None or (read is not None and read.tolist() == [index])
+
+
+@pytest.mark.parametrize("twice", ["a", "b"])
+def test_a_sequence_of_an_item_that_is_there_twice_is_refused(twice: str):
+    served: Any = type("Served", (), {"manifest": json_readers.SEVERAL["two"]})
+    sent = b'{"sequences": [{"inputs": {"a": [[1, 2]], "%s": [[3, 4]]}}]}' % twice.encode()
+    again = sent.replace(b'"a": ', b'"b": [[5, 6]], "a": ', 1)
+    for text in (again, sent) if twice == "a" else (again,):
+        with pytest.raises(InvalidRequest, match=f"the key '{twice}' stands twice"):
+            json_body.decode(text, lambda *_: served, max_sequences=1)
 
 
 @pytest.mark.parametrize("text", [b'"static": [1, 2], "static": [3, 4]', b'"static": [1, 2], "\\u0073tatic": [3, 4]'])

@@ -149,7 +149,7 @@ class ModelSpec(SpecTable):
         keys = "'kernels', 'grid' and 'sequence_features'"
         if self.kind == "summaries":
             keys = "'summaries', 'classifier' and 'trees'"
-        if self.classifier == "logistic":
+        if self.kind == "summaries" and self.classifier == "logistic":
             keys = "'summaries' and 'classifier' where that is 'logistic'"
         return (
             (

@@ -22,6 +22,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -103,6 +104,8 @@ _MADE_OF_SIZES: Final = frozenset(
 """Functions whose arguments may be sizes: there the longest length stands for the width."""
 _NUMBERS: Final = frozenset({"item", "__int__", "__index__", "__float__", "tolist", "numpy", "__array__"})
 """Functions that turn a tensor into Python numbers or a NumPy array."""
+_IN_PLACE: Final = re.compile(r"[a-z]\w*[^_]_|__(setitem|iadd|isub|imul|itruediv)__")
+"""Names of functions that write into their first argument."""
 _PLAIN_PARTS: Final = frozenset({slice, int, torch.SymInt, type(None), type(...)})
 """The types of the parts of an index that take one axis each, or none."""
 
@@ -162,6 +165,9 @@ class OpenSizes(TorchFunctionMode):
         super().__init__()
         # The values of buffers and their items, by the tensor's id, with the version that counts writes into it
         self._values = {id(traced): (traced, values, traced._version) for traced, values in buffers}
+        self._wholes = dict[int, Tensor]()  # the buffer or plain tensor of an item, by the item's id
+        self._written = dict[int, Tensor]()  # plain tensors that were written into, by their ids
+        self._read = list[tuple[Tensor, int, CodeLocation | None]]()  # with their versions: whose numbers were taken
         self._lines = lines
         self._seen_lines = len(lines)  # the number of lines before the last call: if it fixed a size, a later one did
         self._rows, self._width = sequences.shape[:2]
@@ -228,6 +234,8 @@ class OpenSizes(TorchFunctionMode):
         content = self._content(first)
         # self.dilations[1].item()
         if name in _NUMBERS and (values := self._values_of(first)) is not None:
+            whole = self._wholes.get(id(first), first)
+            self._read.append((whole, whole._version, current_location()))
             with _disable_current_modes():
                 return func(values, *args[1:], **kwargs)
         # list(lengths), and torch.tensor(list(lengths))
@@ -248,6 +256,21 @@ class OpenSizes(TorchFunctionMode):
         keeps_lengths = name in ("clamp", "clamp_min", "clip") and _is_bound_of_one(args, kwargs)
         stays_tensor = name in ("tolist", "numpy") and _is_open_list(first)
         return first if (content == "lengths" and keeps_lengths) or stays_tensor else None
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        """Ends the trace.
+
+        Raises:
+            TraceError: A number was taken from a tensor into which the code then writes: it is another one each call.
+        """
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        changed = [
+            location
+            for tensor, version, location in self._read
+            if tensor._version != version or id(tensor) in self._written
+        ]
+        if kind is None and changed:
+            raise TraceError(changed[0], A_NUMBER)
 
     def _items_of(self, tensor: Tensor) -> Iterator[ListItem]:
         """Yields the items of a list that is made of a tensor.
@@ -277,10 +300,13 @@ class OpenSizes(TorchFunctionMode):
 
         `name` is that of the function, and `first` the first of its arguments `args`.
         """
+        if type(first) is Tensor and _IN_PLACE.fullmatch(name):
+            self._written[id(first)] = first
         is_item = name == "__getitem__" and isinstance(args[1], tuple) and {*map(type, args[1])} == {int}
         if is_item and (values := self._values_of(first)) is not None:
             with _disable_current_modes():
                 self._values[id(answer)] = (answer, values[args[1]], answer._version)
+            self._wholes[id(answer)] = self._wholes.get(id(first), first)
         content = _CONTENT_OF_ANSWER.get((self._content(first), name))
         if content is None or not isinstance(answer, Tensor):
             return

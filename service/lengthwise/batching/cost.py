@@ -34,7 +34,8 @@ _FEW_BATCHES: Final = 10  # regularisation: after N batches, this over N is adde
 _MAX_OVERHEAD: Final = 0.25  # as a share of the mean batch's seconds
 _OVERHEAD_SHRINKAGE: Final = 0.5  # the part of the estimate that is used: batches that are too large cost most
 NEARLY_BEST: Final = 1.05  # a row that costs at most so many times the cheapest counts as cheapest
-_NEARLY_BALANCED: Final = 1.08  # the same for `balanced_rows`: the cheapest of ten points is 3 % luckier than one of them
+# The same for `balanced_rows`: the cheapest of ten points is some 3 % luckier than one of them
+_NEARLY_BALANCED: Final = 1.08
 MOST_BALANCED: Final = 64  # of more rows in order of arrival, the first wait for the last, and nothing is saved
 # A device, where one row costs nearly what all cost, is told from a processor, where further rows cost time: of the
 # widest that wait, a row alone costs as much as 64 or more in a full batch there (`benchmarks.devices`), and with 400

@@ -90,7 +90,9 @@ def _no_category(number: float, categories: Sequence[str], manifest: Manifest) -
 def _number(entry: Any, categories: Sequence[str] | None, manifest: Manifest) -> float | str:
     """The number of one value: itself, or the index of a category; NaN if it is missing. A text says what is wrong."""
     entry = entry.tolist() if isinstance(entry, np.generic | np.ndarray) else entry
-    entry = float(entry) if isinstance(entry, Decimal) else entry  # Arrow's and a data base's
+    if isinstance(entry, Decimal):  # Arrow's and a data base's; a whole one may have more digits than a float
+        is_whole = entry.is_finite() and abs(entry) < 2**63 and entry == entry.to_integral_value()
+        entry = math.nan if entry.is_nan() else int(entry) if is_whole else float(entry)
     if entry is None or (isinstance(entry, float) and math.isnan(entry)):
         return math.nan if _takes_missing(manifest) and categories is None else _why_not_missing(categories, manifest)
     if categories is None:

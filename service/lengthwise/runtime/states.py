@@ -97,8 +97,8 @@ class StateKeys:
         state, content, tag = parsed
         if not self._keys:
             return state if state.plain else None
-        is_signed = [hmac.compare_digest(_tag(content, key), tag) for key in self._keys]
-        return state if any(is_signed) else None
+        # Which of the keys signed it is no secret
+        return state if any(hmac.compare_digest(_tag(content, key), tag) for key in self._keys) else None
 
 
 def unpack(values: bytes, streaming: Streaming) -> np.void | None:

@@ -173,19 +173,23 @@ class _Attention(Pattern):
 
     def _factor(self, node: Node) -> float:
         """What a Mul or Div by a number multiplies with."""
-        number = self._number_of(node.inputs[1])
+        number = self._number_of(node.inputs[1], _MOST)
+        require(number)
         return number if node.operator == "Mul" else 1 / number
 
-    def _number_of(self, name: str) -> float:
-        """A constant number, or one that the graph computes of the features of a head, as for torch's scale."""
+    def _number_of(self, name: str, most: int) -> float:
+        """A constant number, or one that `most` nodes compute of the features of a head, as for torch's scale."""
+        require(most)
         node = self.makers.get(name, Node())
         match node.operator:
             case "Cast":
-                return self._number_of(node.inputs[0])
+                return self._number_of(node.inputs[0], most - 1)
             case "Sqrt":
-                return math.sqrt(self._number_of(node.inputs[0]))
+                return math.sqrt(self._number_of(node.inputs[0], most - 1))
             case "Div":
-                return self._number_of(node.inputs[0]) / self._number_of(node.inputs[1])
+                below = self._number_of(node.inputs[1], most - 1)
+                require(below)
+                return self._number_of(node.inputs[0], most - 1) / below
             case "Gather" | "Slice":
                 require(self.constant(node.inputs[1]) in (-1, 3))  # the last axis
                 head = self._path(self.maker(node.inputs[0], "Shape").inputs[0], "").head

@@ -7,12 +7,13 @@ answers are finite and equal within rounding. A NaN that reaches a layer all the
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.padding import PaddedBatch, batches, step_mask
+from lengthwise.padding import PaddedBatch, Sample, batches, step_mask
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GraphNames, Manifest
 from lengthwise.runtime.onnx import onnx_graph
@@ -59,8 +60,8 @@ def _logits(session: Any, batch: PaddedBatch, names: GraphNames) -> NDArray[np.f
     return logits[step_mask(batch.lengths, batch.width)]
 
 
-def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
-    """Draws random sequences, each with NaN at other values.
+def _with_nan(manifest: Manifest) -> list[Any]:
+    """Draws random sequences, each with NaN at other values; of several sequences an item, samples with NaN in each.
 
     - One value: of each feature, at the first, the middle and the last step.
     - All values of a step, for each step; all values of a feature, for each feature.
@@ -83,4 +84,10 @@ def _with_nan(manifest: Manifest) -> list[NDArray[Any]]:
         steps = (mean + std * random.standard_normal((length, features))).astype(np.float32)
         steps[index] = np.nan
         sequences.append(steps)
-    return sequences
+    if not manifest.further:
+        return sequences
+    others = {
+        name: cycle([one.input.zeros(1)] if one.input.kind == "tokens" else _with_nan(one))
+        for name, one in manifest.further.items()
+    }
+    return [Sample(steps, others={name: next(each) for name, each in others.items()}) for steps in sequences]

@@ -60,7 +60,8 @@ def _table(graph: Graph, table: str, columns: list[int]) -> tuple[str, list[int]
     users = graph.users()
     while table not in graph.used_elsewhere and [node.operator for node in users[table]] == ["Gather"]:
         gather = users[table][0]
-        indices = graph.tensors[gather.inputs[1]].numbers()
+        tensor = graph.tensors.get(gather.inputs[1])
+        indices = tensor.numbers() if tensor else None
         if gather.attributes.get("axis") != 1 or indices is None or indices.ndim != 1:
             break
         table, columns = gather.outputs[0], np.array(columns)[indices].tolist()
