@@ -165,17 +165,13 @@ class FollowedTensors(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
         call = (arguments, options or {})
         name = getattr(function, "__name__", "")
-        # Behind the first layer nearly everything is made of weights, too, and is not followed
-        if name not in _UNIFORM and any(isinstance(value, Tensor) and self[value] is None for value in arguments):
-            return function(*call[0], **call[1])
-        # A uniform result has no sources
-        sources: list[Any] = [
-            self[leaf] for leaf in tree_leaves(call) if isinstance(leaf, Tensor) and name not in _UNIFORM
-        ]
+        sources: list[Any] = [self[leaf] for leaf in tree_leaves(call) if isinstance(leaf, Tensor)]
         result = function(*call[0], **call[1])
         results = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         owners = {source.sequence for source in sources if source is not None and source.kind != "constant"}
-        if (
+        if name in _UNIFORM:
+            sources, owners = [], set()
+        elif (
             None in sources
             or len(owners) > 1
             or not results
