@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from onnx import ModelProto, compose, helper
+from onnx import ModelProto
 
 from lengthwise.padding import PaddedBatch, Sample, pad
 from lengthwise.runtime import recurrent_kernels
@@ -21,6 +21,7 @@ from lengthwise.runtime.session import Session
 from lengthwise_export.onnx_graphs import precision
 from tests.gallery.onnx_models import Weights, integers, scalar
 from tests.support.lent_cores import lent_and_taken_back
+from tests.support.pairs import differences
 
 pytestmark = pytest.mark.skipif(not recurrent_kernels.INSTRUCTION_SETS, reason="no kernels for this processor")
 
@@ -252,14 +253,7 @@ def graph(kind: str, name: str) -> tuple[ModelProto, Manifest]:
 def pair(kind: str, name: str) -> tuple[ModelProto, Manifest]:
     """Two sequences, each in a graph of a form: what differs in their logits."""
     model, manifest = graph(kind, name)
-    other = compose.add_prefix(model, "b_")
-    for names in (node.input for node in other.graph.node):
-        names[:] = ["b_values_lengths" if name == "b_lengths" else name for name in names]
-    other.graph.input[1].name = "b_values_lengths"
-    for field in ("node", "input", "initializer"):
-        getattr(model.graph, field).extend(getattr(other.graph, field))
-    model.graph.node.append(helper.make_node("Sub", ["logits", "b_logits"], ["differences"]))
-    model.graph.output[0].name = "differences"
+    model = differences(model, model)
     several = [{"name": name, "features": FEATURES} for name in ("a", "b_values")]
     table = manifest.model_dump() | {"graph": {"logits": "differences"}}
     return model, Manifest.model_validate(table | {"input": {"features": FEATURES, "sequences": several}})

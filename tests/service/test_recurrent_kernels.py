@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto, compose, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lengthwise.errors import ModelError
 from lengthwise.padding import pad
@@ -22,6 +22,7 @@ from lengthwise.runtime.session import Session
 from tests.gallery.onnx_models import model as onnx_model
 from tests.support.integer_graphs import SETS, Array, Numbers, batch, float_graph, layer, opened
 from tests.support.lent_cores import is_helped, lent_and_taken_back
+from tests.support.pairs import differences
 
 pytestmark = pytest.mark.skipif(not SETS["float32"], reason="no compiler at installation, or neither AVX2 nor AVX-512")
 
@@ -460,15 +461,7 @@ def test_a_graph_that_handles_nan_gets_them_if_nan_never_reaches_its_layers(
 
 @pytest.mark.parametrize(("second", "is_replaced"), [(REPLACED, True), (LAYER + STATE, False)])
 def test_nan_is_tried_in_each_of_two_sequences(second: str, is_replaced: bool):
-    model = onnx.load_from_string(graph(REPLACED))
-    other = compose.add_prefix(onnx.load_from_string(graph(second)), "b_")
-    for names in (node.input for node in other.graph.node):
-        names[:] = ["b_values_lengths" if name == "b_lengths" else name for name in names]
-    other.graph.input[1].name = "b_values_lengths"
-    for field in ("node", "input", "initializer"):
-        getattr(model.graph, field).extend(getattr(other.graph, field))
-    model.graph.node.append(helper.make_node("Sub", ["logits", "b_logits"], ["differences"]))
-    model.graph.output[0].name = "differences"
+    model = differences(*map(onnx.load_from_string, (graph(REPLACED), graph(second))))
     several = [{"name": name, "features": 3} for name in ("a", "b_values")]
     table = HANDLES.model_dump() | {"graph": {"logits": "differences"}, "input": {"features": 3, "sequences": several}}
     session = Session(model.SerializeToString(), Manifest.model_validate(table))

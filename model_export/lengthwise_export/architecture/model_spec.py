@@ -89,9 +89,8 @@ class ModelSpec(SpecTable):
     kernels: int = Field(default=10_000, ge=84)  # features of the head, rounded down to a multiple of 84
     grid: Literal["sequence", "training"] = "sequence"
     summaries: Annotated[tuple[str, ...], Field(min_length=1)] = ("length", "missing", "intervals")
-    classifier: Literal["extra-trees", "boosted-trees", "logistic"] | None = (
-        None  # None: chosen by the number of records
-    )
+    # None: trees, of a kind that is chosen by the number of records
+    classifier: Literal["extra-trees", "boosted-trees", "logistic"] | None = None
     trees: int = Field(default=200, ge=50)  # some of them answer each record without having seen it
     preset: Preset | None = None
     conv: tuple[ConvSpec, ...] = ()

@@ -263,7 +263,7 @@ class OpenSizes(TorchFunctionMode):
         Raises:
             TraceError: A number was taken from a tensor into which the code then writes: it is another one each call.
         """
-        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]  # of torch
         changed = [
             location
             for tensor, version, location in self._read

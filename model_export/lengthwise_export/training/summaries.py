@@ -244,9 +244,9 @@ def _logistic(
     targets, weights = _weighted_targets(examples, options)
     # Records of the same labels are dealt round the fifths, so that few are unknown to a regression
     order = np.random.default_rng(options.seed).permutation(len(table))
-    kinds = np.unique(targets, axis=0, return_inverse=True)[1].reshape(-1)
+    strata = [stratum(example, spec.output.task) for example in examples]
     fifths = np.empty(len(table), np.intp)
-    fifths[order[np.argsort(kinds[order], kind="stable")]] = np.arange(len(table)) % _FIFTHS
+    fifths[sorted(order, key=lambda row: repr(strata[row]))] = np.arange(len(table)) % _FIFTHS
     regression = LogisticRegression(max_iter=_ITERATIONS)
     unfitted = MultiOutputClassifier(regression) if targets.ndim == 2 else regression
     exact = table.astype(np.float64)  # it fits with the precision of its input

@@ -144,6 +144,7 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         read_items = _items_of_several if manifest.input.sequences else _items
         items, extra_bytes = read_items(numbers, ends, ids, manifest)
     static = [bytes_read for bytes_read in more if isinstance(bytes_read, bytes)]
+    # Of each item (state, offset), or the four places of the item and its steps
     if more and not static and len(more[0][0]) == len(SentState()):
         sent = list(map(ordinary_state, *zip(*more[0], strict=True)))
     elif more and not static and ids is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
 import numpy as np
@@ -77,13 +77,13 @@ def _of_stream(tensor_call: TensorCall, answers: Sequence[Answer]) -> dict[str, 
     call = tensor_call.call
     manifest = call.model.manifest
     tensors: dict[str, NDArray[Any]] = {}
-    rows = list(zip(call.items, answers, strict=True))
     if call.states:
-        pairs = [next_state(manifest, item, answer, call.model.state_keys) for item, answer in rows]
+        keys = call.model.state_keys
+        pairs = [next_state(manifest, item, answer, keys) for item, answer in zip(call.items, answers, strict=True)]
         tensors[STATE] = np.array([text.encode() for _, text in pairs], dtype=object)
         tensors[OFFSET] = np.array([offset for offset, _ in pairs], dtype=np.int64)
     if any(output.name == DECIDED.name for output in tensor_call.outputs):
-        tensors[DECIDED.name] = np.array([is_decided(manifest, item, answer) for item, answer in rows])
+        tensors[DECIDED.name] = np.array([*map(partial(is_decided, manifest), call.items, answers)])
     return tensors
 
 
