@@ -37,7 +37,7 @@ def text_of(content: bytes) -> str:
 
 def state(random: Random, keys: StateKeys, of: bytes = OWN.state_digest, size: int = 8) -> str:
     values = random.standard_normal(size).astype(np.float32)
-    return keys.text(of, int(random.integers(1, 2**62)), [values])
+    return keys.text(of, int(random.integers(1, 2**62)), values.tobytes())
 
 
 def another_letter(text: str, random: Random, _: StateKeys) -> str:
@@ -76,7 +76,7 @@ def another_size(_: str, random: Random, keys: StateKeys) -> str:
 def not_finite(_: str, random: Random, keys: StateKeys) -> str:
     values = random.standard_normal(8).astype(np.float32)
     values[int(random.integers(8))] = random.choice([np.nan, np.inf, -np.inf])
-    return keys.text(OWN.state_digest, 5, [values])
+    return keys.text(OWN.state_digest, 5, values.tobytes())
 
 
 def signed_by(other: StateKeys, _: str, random: Random, __: StateKeys) -> str:
@@ -124,8 +124,8 @@ FORGED = [1, -1, 5, 7, 10_000_000, 2**31, 2**62, 2**63 - 1, -(2**31), -(2**62), 
 @pytest.mark.parametrize("offset", [6, 0, 2**63 + 6])
 def test_a_state_that_counts_other_steps_is_refused(count: int, offset: int) -> None:
     keys, hidden = StateKeys(), np.zeros(8, np.float32)
-    text = keys.text(COUNTING.state_digest, offset, [hidden, np.array([count])])
-    right = keys.text(COUNTING.state_digest, 6, [hidden, np.array([6])])
+    text = keys.text(COUNTING.state_digest, offset, hidden.tobytes() + np.array([count]).tobytes())
+    right = keys.text(COUNTING.state_digest, 6, hidden.tobytes() + np.array([6]).tobytes())
     problems = Problems()
     sent = SentStates([SentState(text), SentState(right, 6)], "/{}", "/{}/offset", problems, False)
     _, pasts = sent.read([COUNTING], keys)
@@ -140,7 +140,7 @@ def test_a_state_that_counts_other_steps_is_refused(count: int, offset: int) -> 
 def test_what_the_model_looks_ahead_runs_again(offset: int, repeated: int) -> None:
     ahead = manifest(gru, graph_bytes(gru), streaming={"look_ahead_steps": 20})
     keys, steps = StateKeys(), np.zeros((3, 4), np.float32)
-    text = keys.text(ahead.state_digest, offset, [np.zeros(8, np.float32)])
+    text = keys.text(ahead.state_digest, offset, bytes(32))
     for of, expected in ((ahead, repeated), (OWN, 0)):
         sent = SentStates([SentState(text)], "/{}", "/{}/offset", Problems(), False)
         _, (past,) = sent.read([of], keys)
@@ -155,7 +155,7 @@ def test_a_megabyte_is_refused_in_no_time() -> None:
     for text in (
         "A" * 1_000_000,
         "\ud800" * 1_000_000,
-        keys.text(OWN.state_digest, 1, [np.zeros(250_000, np.float32)]),
+        keys.text(OWN.state_digest, 1, bytes(1_000_000)),
     ):
         problems = Problems()
         sent = SentStates([SentState(text, ABSENT)], "/{}", "/{}/offset", problems, False)

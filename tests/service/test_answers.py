@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lengthwise.runtime import answers
 from lengthwise.runtime.answers import Answer
 from lengthwise.runtime.session import Outputs
+from tests.support import streaming_models
 from tests.support.numpy_models import manifest
 
 LENGTHS = np.array([2, 1], dtype=np.int32)
@@ -51,6 +52,18 @@ def test_what_is_not_finite_counts_in_a_per_step_answer_up_to_the_length() -> No
     first, second = answers.score(outputs(logits), LENGTHS, manifest(task="per-step"))
     assert first is None
     assert second is not None
+
+
+def test_states_are_little_endian_and_none_where_one_is_not_finite() -> None:
+    streams = streaming_models.manifest(streaming_models.gru, b"")
+    states = np.arange(24, dtype=">f4").reshape(3, 8)
+    states[1, 5] = np.inf
+    found = Outputs(np.zeros((3, 3), np.float32), states=(states,))
+    first, second, third = answers.score(found, np.array([1, 1, 1], np.int32), streams)
+    assert None not in (first, second, third)
+    assert [first.state, second.state] == [np.arange(8, dtype="<f4").tobytes(), None]
+    assert third.state == np.arange(16, 24, dtype="<f4").tobytes()
+    assert answers.with_states([first, second, third]) == [first, None, third]
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))

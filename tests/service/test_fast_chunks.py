@@ -38,7 +38,7 @@ DIGEST = CATALOG.manifest.state_digest
 
 
 def state(offset: int, digest: bytes = DIGEST) -> str:
-    return KEYS.text(digest, offset, [np.full(UNITS, offset, np.float32)])
+    return KEYS.text(digest, offset, np.full(UNITS, offset, np.float32).tobytes())
 
 
 STATES = st.one_of(st.integers(1, 20).map(state), st.sampled_from([state(4), state(4, bytes(16)), "", "no", 5, None]))

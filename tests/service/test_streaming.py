@@ -150,7 +150,7 @@ async def test_what_is_422_comes_before_what_is_409(service: Service) -> None:
 async def test_a_state_of_another_size_or_not_finite_is_422(service: Service) -> None:
     digest = MODELS["gru"].manifest.state_digest
     for values in (np.zeros(7, np.float32), np.full(8, np.nan, np.float32)):
-        text = KEYS.text(digest, 4, [values])
+        text = KEYS.text(digest, 4, values.tobytes())
         assert await refused(service, {"steps": [], "state": text}) == (422, ["/sequences/0/state"])
         assert (await refused(service, {"steps": [], "state": text, "offset": 3}))[0] == 409
 
@@ -158,7 +158,7 @@ async def test_a_state_of_another_size_or_not_finite_is_422(service: Service) ->
 async def test_a_state_that_would_not_be_finite_is_422() -> None:
     loaded = streaming(mean)
     async with serving(loaded) as service:
-        large = [np.full(4, 3e38, np.float32), np.array(1, np.float32)]
+        large = np.array([*[3e38] * 4, 1], np.float32).tobytes()
         text = KEYS.text(loaded.manifest.state_digest, 1, large)
         item = {"steps": [[3e38] * 4], "state": text}
         assert await refused(service, item) == (422, ["/sequences/0"])

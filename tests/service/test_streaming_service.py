@@ -39,7 +39,7 @@ def test_states_are_signed_and_a_rotation_is_read_on_sighup(tmp_path: Path) -> N
         (first,) = server.predict({"sequences": [STEPS], "outputs": ["state"]}).json()["predictions"]
         item = {"steps": STEPS, "state": first["state"]}
         assert server.predict({"sequences": [item]}).status_code == 200
-        unsigned = StateKeys().text(bytes(16), 1, [np.zeros(8, np.float32)])
+        unsigned = StateKeys().text(bytes(16), 1, bytes(32))
         assert server.predict({"sequences": [{"steps": STEPS, "state": unsigned}]}).status_code == 422
         file.write_text("no key")
         server.process.send_signal(signal.SIGHUP)

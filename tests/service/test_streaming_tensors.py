@@ -262,7 +262,7 @@ async def test_states_are_only_sent_where_they_are_named(service: Service) -> No
 
 async def test_a_decided_row_is_said_where_that_is_named() -> None:
     decides = streaming(gru, stop_at={"probability": 0.1, "steps": 5})
-    state = StateKeys().text(decides.manifest.state_digest, 3, [np.zeros(8, np.float32)]).encode()
+    state = StateKeys().text(decides.manifest.state_digest, 3, bytes(32)).encode()
     tensors = padded([Row(sequences([2])[0], state), Row(sequences([4])[0]), Row(sequences([5])[0])])
     inputs = [
         {"name": name, "datatype": DATATYPES[name], "shape": array.shape, "data": array.ravel().tolist()}

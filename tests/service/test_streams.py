@@ -115,7 +115,7 @@ class TestModel:
 
     def test_what_would_not_be_finite_is_an_error(self) -> None:
         loaded = streaming(mean)
-        values = [np.full(4, 3e38, np.float32), np.array(1, np.float32)]
+        values = np.array([*[3e38] * 4, 1], np.float32).tobytes()
         state = StateKeys().text(loaded.manifest.state_digest, 1, values)
         with pytest.raises(InvalidSequences, match="not finite"):
             opened(loaded).stream(state).push(np.full((1, FEATURES), 3e38))
@@ -231,7 +231,7 @@ class TestDecided:
 
     def said(self, probability: float, seen: int | None, keys: StateKeys | None) -> dict[str, Any]:
         of = streaming(gru, stop_at={"probability": 0.7, "steps": 3}).manifest
-        answer = Answer(np.array([probability, 1 - probability, 0], np.float32), states=(np.zeros(8, np.float32),))
+        answer = Answer(np.array([probability, 1 - probability, 0], np.float32), state=bytes(32))
         return prediction(of, Item(self.STEPS, 2, seen=seen), answer, attention=False, state_keys=keys)
 
     @pytest.mark.parametrize(("probability", "seen", "decided"), [(0.7, 1, True), (0.9, 0, False), (0.69, 9, False)])

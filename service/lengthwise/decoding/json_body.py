@@ -96,7 +96,8 @@ def is_decided(manifest: Manifest, item: Item, answer: Answer) -> bool:
 def next_state(manifest: Manifest, item: Item, answer: Answer, keys: StateKeys) -> tuple[int, str]:
     """How many steps the sequence of an item has so far, and the text of the state after them."""
     offset = (item.seen or 0) + len(item.steps)
-    return offset, keys.text(manifest.state_digest, offset, answer.states)
+    assert answer.state is not None  # else the answer was refused (`answers.with_states`)
+    return offset, keys.text(manifest.state_digest, offset, answer.state)
 
 
 def lengths_of(manifest: Manifest, item: Item) -> dict[str, int]:

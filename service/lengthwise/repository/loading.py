@@ -95,8 +95,7 @@ class LoadedModel:
             on_clipped(int(outputs.clipped[: batch.rows - batch.fillers].sum()))
         if batch.fillers:
             outputs, lengths = outputs.first(batch.rows - batch.fillers), lengths[: -batch.fillers]
-        scored = answers.score(outputs, lengths, self.manifest)
-        return answers.add_states(scored, outputs.states) if outputs.states else scored
+        return answers.score(outputs, lengths, self.manifest)
 
 
 def load(

@@ -5,16 +5,16 @@ Everything is computed row by row, so the answer of a row does not depend on ano
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import RowInput
+from lengthwise.runtime.input_tables import Streaming
 from lengthwise.runtime.manifest import Manifest
+from lengthwise.runtime.states import are_finite
 
 if TYPE_CHECKING:  # a session brings onnxruntime along; a command's help does without
     from lengthwise.runtime.session import Outputs
@@ -32,14 +32,15 @@ class Answer(NamedTuple):
     best: int = 0  # the class of the highest probability; 0 for a per-step head, which has one for each step
     attention: Floats | None = None  # [length], with sum 1; None if it was not requested
     windows: list[dict[str, Any]] | None = None  # under policy `window`: start, length, probabilities of each
-    # After the steps, in the manifest's order, with neighbours of one type in one array; () if they were not requested
-    states: tuple[NDArray[Any], ...] = ()
+    # The states after the steps (`Streaming.row`); None if they were not requested, or one is not finite
+    state: bytes | None = None
 
 
 def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> list[Answer | None]:
     """Computes the answer of each row of a batch, without padding; None for a row whose logits are not finite.
 
-    Attention weights are not checked here: only the requests that ask for them need finite ones (`with_attention`).
+    Attention weights and states that are not finite lose no answer here: only the requests that ask for them need
+    finite ones (`with_attention`, `with_states`).
 
     Args:
         outputs: The graph's outputs for the batch.
@@ -52,11 +53,12 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
         if attention is None
         else [row[:length] for row, length in zip(attention, lengths, strict=True)]
     )
+    states = _of_rows(outputs.states, manifest.streaming) if outputs.states else [None] * len(lengths)
     # 1. A per-step head: rows have different lengths.
     if manifest.task == "per-step":
         return [
-            Answer(probabilities(row, manifest), attention=weight) if np.isfinite(row).all() else None
-            for row, weight in zip(by_row(logits, lengths, manifest), weights, strict=True)
+            Answer(probabilities(row, manifest), 0, weight, None, state) if np.isfinite(row).all() else None
+            for row, weight, state in zip(by_row(logits, lengths, manifest), weights, states, strict=True)
         ]
     # 2. One row of logits for each sequence: all at once. Rows that are not finite are computed as zeros.
     is_finite = np.isfinite(logits)
@@ -65,7 +67,8 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
     scored = probabilities(safe_logits, manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [
-        Answer(row, index, weight) for row, index, weight in zip(scored, best, weights, strict=True)
+        Answer(row, index, weight, None, state)
+        for row, index, weight, state in zip(scored, best, weights, states, strict=True)
     ]
     if finite_rows is None:
         return answers
@@ -89,22 +92,19 @@ def with_attention(answers: Sequence[Answer | None]) -> list[Answer | None]:
     ]
 
 
-def add_states(answers: Sequence[Answer | None], states: Sequence[NDArray[Any]]) -> list[Answer | None]:
-    """Returns the answers to the rows of a batch with the states after their steps; `states` are `[rows, ...]` each."""
-    flat = [state.reshape(len(state), -1) for state in states]
-    joined = [np.concatenate([*alike], axis=1) for _, alike in groupby(flat, attrgetter("dtype"))]
-    rows = zip(answers, zip(*joined, strict=True), strict=True)
-    return [None if answer is None else answer._replace(states=row) for answer, row in rows]
+def _of_rows(states: Sequence[NDArray[Any]], streaming: Streaming) -> list[bytes | None]:
+    """The states of each row, from those of all rows, `[rows, ...]` each; None of a row where one is not finite."""
+    table = np.empty(len(states[0]), streaming.row)
+    for name, values in zip(streaming.row.names or (), states, strict=True):
+        table[name] = values
+    content, size = table.tobytes(), streaming.state_bytes
+    rows = [content[start : start + size] for start in range(0, len(content), size)]
+    return [row if are_finite(streaming.form, row) else None for row in rows]
 
 
 def with_states(answers: Sequence[Answer | None]) -> list[Answer | None]:
     """Returns the answers to a request that asks for states, with None for those whose states are not finite."""
-    return [answer if answer is not None and all_finite(answer.states) else None for answer in answers]
-
-
-def all_finite(arrays: Iterable[NDArray[Any]]) -> bool:
-    """Whether no number of the arrays is NaN or infinite."""
-    return all(np.count_nonzero(np.isfinite(array)) == array.size for array in arrays)
+    return [answer if answer is not None and answer.state is not None else None for answer in answers]
 
 
 def probabilities(logits: Floats, manifest: Manifest) -> Floats:

@@ -21,12 +21,10 @@ import hmac
 import logging
 import re
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic_core import SchemaValidator, ValidationError, to_json
 
 from lengthwise import files
@@ -82,10 +80,9 @@ class StateKeys:
             self._keys = keys
             log.info("the keys of states were read again: there are %d", len(keys))
 
-    def text(self, digest: bytes, offset: int, values: Sequence[NDArray[Any]]) -> str:
-        """The text of a state: of the version with this digest, after `offset` steps, with these values in order."""
-        arrays = [value.astype(value.dtype.newbyteorder("<"), copy=False).tobytes() for value in values]
-        content = b"".join((_HEAD.pack(FORMAT, digest, offset), *arrays))
+    def text(self, digest: bytes, offset: int, values: bytes) -> str:
+        """The text of a state: of the version with this digest, after `offset` steps, with these values."""
+        content = _HEAD.pack(FORMAT, digest, offset) + values
         tag = _tag(content, self._keys[0] if self._keys else None)
         return _encoded(content + tag)
 
@@ -105,7 +102,7 @@ def unpack(values: bytes, streaming: Streaming) -> np.void | None:
     """The states as one value, a field for each; None if they have another size, or one is not finite."""
     if len(values) != streaming.state_bytes:
         return None
-    if not _are_finite(streaming.form, values):
+    if not are_finite(streaming.form, values):
         return None
     return np.frombuffer(values, streaming.row)[0]  # type: ignore[no-any-return]  # of a type with fields
 
@@ -152,7 +149,8 @@ def _are_finite_without_kernels(form: str, values: bytes) -> bool:
 
 _decoded = _decoded_without_kernels if _kernels is None else _kernels.from_base64url
 _encoded = _encoded_without_kernels if _kernels is None else _kernels.to_base64url
-_are_finite = _are_finite_without_kernels if _kernels is None else _kernels.are_finite
+are_finite = _are_finite_without_kernels if _kernels is None else _kernels.are_finite
+"""Whether no number of the values of a state is NaN or infinite: (`Streaming.form`, the values)."""
 
 
 def _tag(content: bytes, key: bytes | None) -> bytes:
