@@ -79,10 +79,9 @@ typedef struct {
     Py_ssize_t most_sequences;
     int takes_missing;        /* whether null is a missing value, NaN */
     int in_detail;            /* whether to go on where something is not ordinary */
-    int takes_more;           /* whether an item may have other fields, which Python reads */
     Input inputs[MOST_INPUTS]; /* the sequences of an item that has several: all have numbers, or all have token ids */
     Py_ssize_t input_count;    /* how many these are, which stand one behind the other in `sequences`; 0 of one sequence */
-    Py_ssize_t beside;        /* how many numbers stand beside a sequence, none of them missing; 0 where Python reads them */
+    Py_ssize_t beside;        /* how many numbers stand beside a sequence, none of them missing; -1 where Python reads them */
     float *values;            /* one of these two is used */
     int64_t *tokens;
     Py_ssize_t count, room;   /* numbers read, and that there is memory for */
@@ -90,7 +89,8 @@ typedef struct {
     Sequence *sequences;
     Py_ssize_t sequence_count, sequence_room;
     int is_plain;             /* whether no sequence is an object */
-    int takes_states;         /* whether a state and an offset may stand beside a sequence, and no numbers */
+    int has_ids;              /* whether one has an id */
+    int takes_states;         /* whether a state and an offset may stand beside a sequence */
     int has_more;             /* whether Python has to read a field of a sequence */
     Fault *faults;
     Py_ssize_t fault_count, fault_room;
@@ -558,7 +558,7 @@ static const char *read_steps(Reader *reader, const char *p, Sequence *sequence)
 static const char *read_beside(Reader *reader, const char *p, Sequence *sequence)
 {
     const Py_ssize_t first = reader->room - reader->beside;
-    if (sequence->beside || !reader->beside || first < reader->count) return NULL;
+    if (sequence->beside || reader->beside <= 0 || first < reader->count) return NULL;
     float *out = reader->features ? reader->values + first : (float *)(reader->tokens + first);
     for (Py_ssize_t i = 0; i < reader->beside; i++) {
         if (*p != (i ? ',' : '[')) return NULL;
@@ -628,7 +628,7 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
         sequence[i] = (Sequence){.first_told = reader->fault_count, .offset = -1};
     if (*p == '[') {
         if (reader->input_count) return NULL;
-        reader->has_more |= !reader->takes_states; /* where it should have numbers beside it, Python says so */
+        reader->has_more |= reader->beside != 0; /* Python says that they are missing */
         return read_steps(reader, p, sequence);
     }
     reader->is_plain = 0;
@@ -649,9 +649,10 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
             p = past_json(p, &reader->parts);
         } else if (!sequence->id && *p == '"' && strncmp(name, "\"id\"", 4) == 0) {
             sequence->id = p + 1;
+            reader->has_ids = 1;
             p = past_string(p + 1, &sequence->has_escapes);
             sequence->id_bytes = p ? p - 1 - sequence->id : 0;
-        } else if (reader->takes_more) {
+        } else if (reader->takes_states || reader->beside) {
             const char *value = p, *behind = read_past(reader, name, p, sequence);
             int is_beside = *p == '[' && strncmp(name, "\"static\"", 8) == 0;
             if (behind) {
@@ -670,7 +671,7 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
         if (*p != ',') return NULL;
     }
     sequence->end = p + 1;
-    reader->has_more |= !sequence->beside && !reader->takes_states;
+    reader->has_more |= reader->beside && !sequence->beside;
     return sequence->steps || reader->in_detail ? p + 1 : NULL;
 }
 
@@ -717,12 +718,22 @@ static Py_ssize_t read_sequences(Reader *reader, const char *p, const char *end)
 /* The place of p in the body; -1 where there is none. */
 #define PLACE(p) ((p) ? (Py_ssize_t)((p) - body) : (Py_ssize_t)-1)
 
-/* The state and the offset of each sequence, as a list; NULL with an exception. */
-static PyObject *pasts(const Reader *reader)
+/* The numbers beside each item, as the bytes of float32; NULL with an exception. */
+static PyObject *numbers_beside(const Reader *reader, Py_ssize_t items)
 {
-    PyObject *list = PyList_New(reader->sequence_count);
-    for (Py_ssize_t i = 0; list && i < reader->sequence_count; i++) {
-        const Sequence *found = reader->sequences + i;
+    const size_t size = (size_t)reader->beside * sizeof(float);
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, items * (Py_ssize_t)size);
+    for (Py_ssize_t i = 0; bytes && size && i < items; i++)
+        memcpy(PyBytes_AsString(bytes) + (size_t)i * size, reader->sequences[i * OF_ITEM(reader)].beside, size);
+    return bytes;
+}
+
+/* The state and the offset of each item, as a list, or None where it takes none; NULL with an exception. */
+static PyObject *pasts(const Reader *reader, Py_ssize_t items)
+{
+    PyObject *list = reader->takes_states ? PyList_New(items) : Py_NewRef(Py_None);
+    for (Py_ssize_t i = 0; reader->takes_states && list && i < items; i++) {
+        const Sequence *found = reader->sequences + i * OF_ITEM(reader);
         PyObject *offset = found->offset < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(found->offset);
         PyObject *one = offset ? Py_BuildValue("y#N", found->state, found->state_bytes, offset) : NULL;
         if (!one || PyList_SetItem(list, i, one) < 0) Py_CLEAR(list);
@@ -739,7 +750,7 @@ static PyObject *made(const Reader *reader, const char *body)
     if (reader->is_plain && reader->sequence_count == 1) return bytes;
     const Py_ssize_t of_item = OF_ITEM(reader), items = reader->sequence_count / of_item;
     PyObject *ends = PyList_New(reader->sequence_count);
-    PyObject *ids = reader->is_plain ? Py_NewRef(Py_None) : PyList_New(items);
+    PyObject *ids = reader->has_ids ? PyList_New(items) : Py_NewRef(Py_None);
     Py_ssize_t steps = 0;
     int is_made = bytes && ends && ids;
     for (Py_ssize_t i = 0; is_made && i < reader->sequence_count; i++) {
@@ -747,7 +758,7 @@ static PyObject *made(const Reader *reader, const char *body)
         steps += sequence->count;
         PyObject *id, *end = reader->input_count ? Py_BuildValue("nn", sequence->first, sequence->count) : PyLong_FromSsize_t(steps);
         is_made = end && PyList_SetItem(ends, i, end) == 0;
-        if (!is_made || reader->is_plain || i % of_item) continue;
+        if (!is_made || !reader->has_ids || i % of_item) continue;
         if (!sequence->id)
             id = Py_NewRef(Py_None);
         else if (sequence->has_escapes)
@@ -756,17 +767,11 @@ static PyObject *made(const Reader *reader, const char *body)
             id = PyUnicode_DecodeUTF8(sequence->id, sequence->id_bytes, NULL);
         is_made = id && PyList_SetItem(ids, i / of_item, id) == 0;
     }
-    if (is_made && !reader->takes_more) return Py_BuildValue("NNN", bytes, ends, ids);
-    if (is_made && !reader->has_more && reader->takes_states) {
-        PyObject *before = pasts(reader);
-        if (before) return Py_BuildValue("NNNN", bytes, ends, ids, before);
-        is_made = 0;
-    } else if (is_made && !reader->has_more) {
-        size = (size_t)reader->beside * sizeof(float);
-        PyObject *beside = PyBytes_FromStringAndSize(NULL, items * (Py_ssize_t)size);
-        for (Py_ssize_t i = 0; beside && i < items; i++)
-            memcpy(PyBytes_AsString(beside) + (size_t)i * size, reader->sequences[i * of_item].beside, size);
-        if (beside) return Py_BuildValue("NNNN", bytes, ends, ids, beside);
+    if (is_made && !reader->takes_states && !reader->beside) return Py_BuildValue("NNN", bytes, ends, ids);
+    if (is_made && !reader->has_more) {
+        PyObject *beside = numbers_beside(reader, items), *before = beside ? pasts(reader, items) : NULL;
+        if (before) return Py_BuildValue("NNN(NN)", bytes, ends, ids, beside, before);
+        Py_XDECREF(beside);
         is_made = 0;
     }
     PyObject *places = is_made ? PyList_New(reader->sequence_count) : NULL;
@@ -832,19 +837,20 @@ static int take_text(PyObject *body, Py_ssize_t from, Py_ssize_t to, const char 
 
 PyDoc_STRVAR(read_doc,
              "read(body, start, end, most_sequences, features, vocabulary, least_steps, most_steps, takes_missing,\n"
-             "     in_detail, takes_more, beside, takes_states, inputs)\n--\n\n"
+             "     in_detail, beside, takes_states, inputs)\n--\n\n"
              "The sequences of `body[start:end]`, an array: (values, ends, ids), or None where it is not ordinary.\n\n"
              "features: of a step; 0 where a step is a token id, below `vocabulary`.\n"
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
              "ends: number of steps up to the end of each sequence.\n"
-             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if all are arrays.\n\n"
+             "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if none has one.\n\n"
              "Of a single sequence that is an array, only the values.\n\n"
-             "takes_more: whether an item may have other fields; then a fourth entry follows, of each item the places\n"
-             "(start, steps_start, steps_end, end); -1 for the start and the end of an array.\n"
-             "beside: the length of the array `static` of an item, of numbers. If each item has it, and no other\n"
-             "fields than steps and id, the fourth entry is these numbers, as the bytes of float32.\n"
-             "takes_states: whether an item may have `state` and `offset`. If it has no other fields than these, steps and\n"
-             "id, the fourth entry is of each item its (state, offset): the text as bytes, and None for what it has not.\n"
+             "beside: the length of the array `static` of an item, of numbers; 0 of an item without, and -1 where only Python\n"
+             "can read it.\n"
+             "takes_states: whether an item may have `state` and `offset`.\n"
+             "With either, a fourth entry follows. If each item has `static`, and no other fields than these, steps and id,\n"
+             "it is (the numbers of all, as the bytes of float32; of each item its (state, offset), the text as bytes, and\n"
+             "None for what it has not, or None without takes_states). Else it is of each item the places (start, steps_start, steps_end, end); -1 for the\n"
+             "start and the end of an array.\n"
              "inputs: of an item with several sequences by name, for each (name, features, vocabulary, least_steps,\n"
              "most_steps): all have numbers, or all have token ids. ends has then (first number, steps) of each, in\n"
              "the order of inputs, one item behind the other.\n\n"
@@ -877,16 +883,16 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     PyObject *body, *inputs = NULL;
     const char *start, *end;
     Py_ssize_t from, to;
-    reader.takes_more = reader.has_more = reader.takes_states = 0;
+    reader.has_more = reader.has_ids = reader.takes_states = 0;
     reader.beside = 0;
-    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|pnpO!", &body, &from, &to, &reader.most_sequences, &reader.features,
+    if (!PyArg_ParseTuple(args, "Snnnnnnnpp|npO!", &body, &from, &to, &reader.most_sequences, &reader.features,
                           &reader.vocabulary, &reader.least_steps, &reader.most_steps, &reader.takes_missing,
-                          &reader.in_detail, &reader.takes_more, &reader.beside, &reader.takes_states, &PyTuple_Type,
+                          &reader.in_detail, &reader.beside, &reader.takes_states, &PyTuple_Type,
                           &inputs))
         return NULL;
     if (!take_text(body, from, to, &start, &end)) return NULL;
-    if (reader.features < 0 || reader.vocabulary < 0 || reader.beside < 0) {
-        PyErr_SetString(PyExc_ValueError, "features, vocabulary and beside are numbers from 0");
+    if (reader.features < 0 || reader.vocabulary < 0 || reader.beside < -1) {
+        PyErr_SetString(PyExc_ValueError, "features and vocabulary are numbers from 0, beside from -1");
         return NULL;
     }
     if (!take_inputs(&reader, inputs)) return NULL;

@@ -16,7 +16,6 @@ def read(
     most_steps: int,
     takes_missing: bool,
     in_detail: bool,
-    takes_more: bool = ...,
     beside: int = ...,
     takes_states: bool = ...,
     inputs: tuple[tuple[str, int, int, int, int], ...] = ...,

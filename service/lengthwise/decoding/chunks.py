@@ -59,7 +59,7 @@ def resumed(item: Item, past: Past | None) -> Item:
         return item
     row = item.steps if isinstance(item.steps, Sample) else Sample(item.steps)
     steps = Sample(row.steps, row.beside, row.others, past.wants_state, past.repeated, past.values)
-    return item._replace(steps=steps, seen=past.offset)
+    return Item(steps, item.sent_steps, item.step_indices, item.id, past.offset)  # `_replace` takes three times as long
 
 
 def sent_state(item: Any) -> SentState:

@@ -103,7 +103,8 @@ def read(
     manifest = model.manifest
     attention, wants_state = "attention" in call_options.outputs, "state" in call_options.outputs
     lacks_output = (attention and manifest.graph.attention is None) or (wants_state and manifest.streaming is None)
-    if lacks_output or len({sequence.features is None for sequence in manifest.input.sequences}) > 1:
+    several = manifest.input.sequences
+    if lacks_output or (several and len({sequence.features is None for sequence in several}) > 1):
         return None
     # The sequences: the numbers of one, or those of several with their bounds and ids.
     sequences = _read(body, start, end, max_sequences, manifest, in_detail=False)
@@ -133,9 +134,8 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         RequestError: Something is not ordinary.
     """  # noqa: DOC502 - what it calls raises it
     manifest, extra_bytes = model.manifest, 0
-    fields: list[dict[str, Any]] = []  # of each item besides its steps; empty if all are arrays, or C has read them
-    sent: Sequence[SentState] = ()  # the states and offsets of items; empty as `fields`
-    more: Sequence[Any] = ()
+    static: bytes | Sequence[Any] = ()  # the static values of all items, or of each; empty if all are arrays
+    sent: Sequence[SentState] = ()  # the states and offsets of items; empty if all are arrays
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
         items = [make_item(array, manifest, sent_steps=len(array))]
@@ -143,15 +143,14 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         numbers, ends, ids, *more = sequences
         read_items = _items_of_several if manifest.input.sequences else _items
         items, extra_bytes = read_items(numbers, ends, ids, manifest)
-    static = [bytes_read for bytes_read in more if isinstance(bytes_read, bytes)]
-    # Of each item (state, offset), or the four places of the item and its steps
-    if more and not static and len(more[0][0]) == len(SentState()):
-        sent = list(map(ordinary_state, *zip(*more[0], strict=True)))
-    elif more and not static and ids is not None:
-        fields = _other_fields(items, body, more[0], manifest)
-        sent = list(map(sent_state, fields))
+        if more and isinstance(more[0], tuple):
+            static, pasts = more[0]
+            sent = [ordinary_state(text, offset) for text, offset in pasts or ()]
+        elif more:
+            fields = _other_fields(items, body, more[0], manifest)
+            static, sent = [item.get("static") for item in fields], [sent_state(item) for item in fields]
     if manifest.input.static is not None:
-        items = _with_static(items, static[0] if static else fields, manifest)
+        items = _with_static(items, static, manifest)
     if manifest.streaming is not None and (sent or wants_state):
         items = _resumed(items, sent, model, wants_state=wants_state)
     return items, extra_bytes
@@ -166,13 +165,12 @@ def _items(
         RequestError: An id is not valid.
     """  # noqa: DOC502 - `_identifiers` raises it
     array = _steps(numbers, manifest.input.features or 0)
-    identifiers = [None] * len(ends) if ids is None else _identifiers(ids)
-    items = split(array, [0, *ends], identifiers, manifest)
+    items = split(array, [0, *ends], _identifiers(ids, len(ends)), manifest)
     return compact(items, array) if manifest.long in ("head", "tail") else (items, 0)
 
 
 def _items_of_several(
-    numbers: bytes, places: Sequence[tuple[int, int]], ids: Sequence[str | bytes | None], manifest: Manifest
+    numbers: bytes, places: Sequence[tuple[int, int]], ids: Sequence[str | bytes | None] | None, manifest: Manifest
 ) -> tuple[list[Item], int]:
     """The items of a model that takes several sequences each, as C has read them; they keep all of the numbers.
 
@@ -183,7 +181,7 @@ def _items_of_several(
     """  # noqa: DOC502 - `_identifiers` raises it
     inputs, items = manifest.input.sequences, []
     array = _steps(numbers, 0 if inputs[0].features is None else 1)
-    for index, identifier in enumerate(_identifiers(ids)):
+    for index, identifier in enumerate(_identifiers(ids, len(places) // len(inputs))):
         arrays = []
         for (first, count), one in zip(places[index * len(inputs) : (index + 1) * len(inputs)], inputs, strict=True):
             steps = array[first : first + count * (one.features or 1)]
@@ -229,8 +227,8 @@ def _other_fields(
     return parsed  # type: ignore[no-any-return]  # a list of what was just checked
 
 
-def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, Any]], manifest: Manifest) -> list[Item]:
-    """The items with their static values: what C has read of all items, or the fields of each.
+def _with_static(items: Sequence[Item], static: bytes | Sequence[Any], manifest: Manifest) -> list[Item]:
+    """The items with their static values: what C has read of all items, or what the field of each says.
 
     Raises:
         RequestError: Some of the values are not ordinary.
@@ -240,8 +238,7 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Mapping[str, An
         rows = [*np.frombuffer(static, np.float32).reshape(len(items), -1)]
     else:
         problems = Problems()
-        values = [fields.get("static") for fields in static] or [None] * len(items)
-        rows = [static_values.read(value, "", manifest, problems) for value in values]
+        rows = [static_values.read(value, "", manifest, problems) for value in static or [None] * len(items)]
         problems.require_none()
     # Made anew: `_replace` takes three times as long
     return [
@@ -273,10 +270,10 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     Python can read the array, or else:
 
     - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
-    - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if all are arrays;
-      if the model takes static values or states, a fourth entry follows: the static values as bytes, if they are
-      numbers and there are no other fields than ids; of each item its (state, offset), if there are no other fields
-      than these and ids; or else where the items and their steps are;
+    - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if there are none;
+      if the model takes static values or states, a fourth entry follows: (the static values as bytes, if there are any;
+      of each item its (state, offset), if the model takes them), if static values are numbers and there are no other
+      fields than these and ids; or else a list of where the items and their steps are;
     - the same for items of several sequences each, but for the ends: (first number, steps) of each sequence of an item;
     - `in_detail`: (number of sequences; of arrays, objects and strings; the values of a `_CheckedItem` for each one).
     """
@@ -284,17 +281,16 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
         return _fast_json.read(body, start, end, max_sequences, 1, 1, 1, 1, True, in_detail)
     step, longest = manifest.input, manifest.max_length if manifest.long == "reject" else sys.maxsize
     features, vocabulary, takes_missing = step.features or 0, step.vocabulary or 1, manifest.missing != "refuse"
-    takes_more = step.static is not None or manifest.streaming is not None
-    beside = 0 if step.static is None or step.static.categories else step.static.count
-    takes_states = manifest.streaming is not None and step.static is None
-    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, takes_more, beside
+    beside = 0 if step.static is None else -1 if step.static.categories else step.static.count
+    takes_states = manifest.streaming is not None
+    rules = features, vocabulary, manifest.min_length, longest, takes_missing, in_detail, beside, takes_states
     if in_detail or not step.sequences:
-        return _fast_json.read(body, start, end, max_sequences, *rules, takes_states)
+        return _fast_json.read(body, start, end, max_sequences, *rules)
     inputs = [
         (name, of.input.features or 0, of.input.vocabulary or 1, of.min_length, of.max_length)
         for name, of in manifest.by_sequence.items()
     ]
-    return _fast_json.read(body, start, end, max_sequences, *rules, takes_states, tuple(inputs))
+    return _fast_json.read(body, start, end, max_sequences, *rules, tuple(inputs))
 
 
 def _options(body: bytes, start: int, end: int, layout: validation.BodyLayout) -> options.CallOptions | None:
@@ -318,14 +314,18 @@ def _read_options(text: bytes, layout: validation.BodyLayout) -> options.CallOpt
     return None if problems.total else call_options
 
 
-def _identifiers(texts: Sequence[str | bytes | None]) -> list[str | None]:
-    """Ids from C: the text of a plain string (str), or the JSON of a string with escapes (bytes); None if absent.
+def _identifiers(texts: Sequence[str | bytes | None] | None, count: int) -> list[str | None]:
+    """The ids of `count` items, from C: the text of a plain string (str), or the JSON of a string with escapes (bytes).
+
+    `texts` is None if no item has an id, as its text is if this item has none.
 
     All with escapes are parsed at once: one by one, those of 1,024 sequences would block the event loop for 5 ms.
 
     Raises:
         RequestError: An id is not valid.
     """
+    if texts is None:
+        return [None] * count
     escaped = [text for text in texts if isinstance(text, bytes)]
     parsed = iter(json_text.parse(b"[%s]" % b",".join(escaped)) if escaped else ())
     identifiers: list[str | None] = [next(parsed) if isinstance(text, bytes) else text for text in texts]

@@ -40,7 +40,7 @@ ITEM_FIELDS: Final = frozenset({"id", "steps", "step_mask", "feature_mask", "sta
 _ABSENT: Final = ABSENT
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared as the object that it is, which takes no time
 class BodyLayout:
     """The fields of a protocol's body, and which of them has the sequences."""
 
