@@ -193,15 +193,16 @@ def _joined_states(rows: Sequence[Sample], blank: Sample) -> dict[str, NDArray[A
     They are joined as bytes, and each state is copied once for all rows. A row without states has those of `blank`: no
     row has them in `beside` where another one has them as one value.
     """
-    dtype = next((row.state.dtype for row in rows if row.state is not None), None)
+    states = [row.state for row in rows]
+    dtype = next((state.dtype for state in states if state is not None), None)
     if dtype is None:
         return {}
-    first = np.zeros((), dtype)
-    for name in dtype.names or ():
-        first[name] = blank.beside[name]
-    begin = first.tobytes()
-    joined = np.frombuffer(b"".join([begin if row.state is None else row.state.tobytes() for row in rows]), dtype)
-    return {name: joined[name].copy() for name in dtype.names or ()}
+    names, begin = dtype.names or (), np.zeros((), dtype)[()]
+    if None in states:
+        for name in names:
+            begin[name] = blank.beside[name]
+    joined = np.frombuffer(b"".join([(begin if state is None else state).tobytes() for state in states]), dtype)
+    return {name: joined[name].copy() for name in names}
 
 
 def _rectangle(
