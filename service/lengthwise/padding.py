@@ -85,7 +85,9 @@ def longest_of(row: RowInput) -> int:
     Of rows with two sequences, those with about the same longest one need less padding together than those with about
     the same sum, or the same first one: `python -m benchmarks.pairs`. It is at least 1: a chunk without steps runs too.
     """
-    return max(1, *row.lengths) if isinstance(row, Sample) else len(row)
+    if not isinstance(row, Sample):
+        return len(row)
+    return max(1, *row.lengths) if row.others else max(1, len(row.steps))
 
 
 def planned_length(row: RowInput) -> int:

@@ -67,24 +67,20 @@ def sent_state(item: Any) -> SentState:
     return SentState(item.get("state", ABSENT), item.get("offset", ABSENT)) if isinstance(item, dict) else SentState()
 
 
-def ordinary_state(text: bytes | None, offset: int | None) -> SentState:
-    """What an item says whose fields C has read; None stands for what it does not say."""
-    return SentState(ABSENT if text is None else text, ABSENT if offset is None else offset)
-
-
-def ordinary_past(sent: SentState, manifest: Manifest, keys: StateKeys, *, wants_state: bool) -> Past | None:
+def ordinary_past(text: Any, offset: Any, manifest: Manifest, keys: StateKeys, *, wants_state: bool) -> Past | None:
     """The past of an item as `SentStates` reads it, in half the time, where its state is right and of this version.
+
+    `text` and `offset` are what the item says of them (`SentState`), and here None is what it does not say.
 
     Raises:
         RequestError: It is not; `SentStates` says what is wrong.
     """
-    text, offset = sent
-    if text is ABSENT and offset is ABSENT:
+    if text is None and offset is None:
         return Past(wants_state=True) if wants_state else None
     state, streaming = keys.read(text) if isinstance(text, str | bytes) else None, manifest.streaming
     if state is not None and streaming is not None and state.digest == manifest.state_digest:
         values = unpack(state.values, streaming)
-        is_believed = offset is ABSENT or (type(offset) is int and offset == state.offset)
+        is_believed = offset is None or (type(offset) is int and offset == state.offset)
         if values is not None and is_believed and have_seen(values, streaming, state.offset):
             return Past(state.offset, values, wants_state, min(state.offset, streaming.look_ahead_steps))
     raise RequestError("a state is not ordinary")

@@ -22,7 +22,7 @@ import orjson
 
 from lengthwise.decoding import json_text, options, static_values, validation
 from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_problem, length_problem, make_item, split
-from lengthwise.decoding.chunks import SentState, ordinary_past, ordinary_state, resumed, sent_state
+from lengthwise.decoding.chunks import ordinary_past, resumed
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
 from lengthwise.padding import STATIC, Sample, Steps, with_beside
@@ -135,7 +135,7 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
     """  # noqa: DOC502 - what it calls raises it
     manifest, extra_bytes = model.manifest, 0
     static: bytes | Sequence[Any] = ()  # the static values of all items, or of each; empty if all are arrays
-    sent: Sequence[SentState] = ()  # the states and offsets of items; empty if all are arrays
+    sent: Sequence[tuple[Any, Any]] = ()  # the state and the offset of each item; empty if all are arrays
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
         items = [make_item(array, manifest, sent_steps=len(array))]
@@ -144,11 +144,11 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         read_items = _items_of_several if manifest.input.sequences else _items
         items, extra_bytes = read_items(numbers, ends, ids, manifest)
         if more and isinstance(more[0], tuple):
-            static, pasts = more[0]
-            sent = [ordinary_state(text, offset) for text, offset in pasts or ()]
+            static, sent = more[0]
         elif more:
             fields = _other_fields(items, body, more[0], manifest)
-            static, sent = [item.get("static") for item in fields], [sent_state(item) for item in fields]
+            static = [item.get("static") for item in fields]
+            sent = [(item.get("state"), item.get("offset")) for item in fields]
     if manifest.input.static is not None:
         items = _with_static(items, static, manifest)
     if manifest.streaming is not None and (sent or wants_state):
@@ -221,9 +221,9 @@ def _other_fields(
     if manifest.streaming is not None:
         known |= {"state", "offset"}
     for item, fields in zip(items, parsed, strict=True):
-        is_object = isinstance(fields, dict) and known.issuperset(fields)
+        is_object = isinstance(fields, dict) and known.issuperset(fields) and None not in fields.values()
         if not is_object or ("id" in fields, fields.get("id")) != (item.id is not None, item.id):
-            raise RequestError("an item is no object, or has another field, or a wrong id")
+            raise RequestError("an item is no object, or has another field, a null, or a wrong id")
     return parsed  # type: ignore[no-any-return]  # a list of what was just checked
 
 
@@ -247,15 +247,18 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Any], manifest:
     ]
 
 
-def _resumed(items: Sequence[Item], sent: Sequence[SentState], model: ServedModel, *, wants_state: bool) -> list[Item]:
-    """The items with what came before their steps, by their states.
+def _resumed(
+    items: Sequence[Item], sent: Sequence[tuple[Any, Any]], model: ServedModel, *, wants_state: bool
+) -> list[Item]:
+    """The items with what came before their steps, by the state and the offset of each.
 
     Raises:
         RequestError: Only `validation` can say which version answers, or what is wrong.
     """
     manifest, keys = model.manifest, model.state_keys
     pasts = [
-        ordinary_past(said, manifest, keys, wants_state=wants_state) for said in sent or [SentState()] * len(items)
+        ordinary_past(text, offset, manifest, keys, wants_state=wants_state)
+        for text, offset in sent or [(None, None)] * len(items)
     ]
     pairs = zip(items, pasts, strict=True)
     if any([length_problem(len(item.steps), manifest, past and past.offset) for item, past in pairs]):
