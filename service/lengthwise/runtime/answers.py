@@ -53,7 +53,9 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
         if attention is None
         else [row[:length] for row, length in zip(attention, lengths, strict=True)]
     )
-    states = _of_rows(outputs.states, manifest.streaming) if outputs.states else [None] * len(lengths)
+    states: Sequence[bytes | None] = [None] * len(lengths)
+    if manifest.streaming is not None and outputs.states:
+        states = _of_rows(outputs.states, manifest.streaming)
     # 1. A per-step head: rows have different lengths.
     if manifest.task == "per-step":
         return [

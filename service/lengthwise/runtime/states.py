@@ -22,7 +22,7 @@ import logging
 import re
 import struct
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic_core import SchemaValidator, ValidationError, to_json
