@@ -29,9 +29,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from functools import cache
 from itertools import accumulate, islice
-from operator import sub
+from operator import add, sub
 from typing import Final
 
 from lengthwise.batching.by_class import class_batch
@@ -235,8 +234,13 @@ def _part_around(
             column, row_limit = cost.column(anchor.width, limits.rows), limits.most_rows(anchor.width)
             return near[index : index + column.rows_of_first(next_width - index, row_limit, allowed(anchor.width))]
         begin, end, ends = max(0, index - reach), min(index + reach, len(near)), _FEW_ENDS
+
     # Wider ones that alone take too long are left out.
-    end = bisect_left(widths, True, next_width, end, key=lambda width: cost.seconds_of(1, width) > allowed(width))
+    def takes_too_long(width: int) -> bool:
+        return cost.seconds_of(1, width) > allowed(width)
+
+    if next_width < end and takes_too_long(widths[end - 1]):
+        end = bisect_left(widths, True, next_width, end, key=takes_too_long)
     ends_of_batches = _cheapest_partition(widths[begin:end], cost, limits, allowed, ends)[1]
     part = bisect_right(ends_of_batches, index - begin)
     low, high = begin + ends_of_batches[part - 1], begin + ends_of_batches[part]
@@ -256,47 +260,60 @@ def _cheapest_partition(
 ) -> tuple[float, list[int]]:
     """The seconds of a cheapest partition of ascending widths into batches, before the drift; and where batches end.
 
-    The dynamic program of the module. Where there are more widths than about `ends`, only one position of every few may
-    be an end: that before the largest step in width. `allowed(width)` is the longest predicted run of a batch of this
-    width, in seconds. The first of the positions is 0, the begin of the first batch.
+    The dynamic program of the module, over the `_possible_ends`. `allowed(width)` is the longest predicted run of a
+    batch of this width, in seconds. The first of the positions is 0, the begin of the first batch.
     """
-
-    # 1. The positions where a batch may end.
-    @cache
-    def most_rows(width: int) -> int:
-        return cost.column(width, limits.rows).rows_within(limits.most_rows(width), allowed(width))
-
-    stride = max(1, round(len(widths) / ends))
-    # From here on, batches may have too few rows to reach over two strides: every position may be an end.
-    dense = bisect_left(widths, True, key=lambda width: most_rows(width) < 2 * stride - 1)
-    # The step in width before each position, and minus the position: of equal steps the first is the largest.
-    steps = [*zip(map(sub, islice(widths, 1, dense), widths), range(-1, -dense, -1), strict=True)]
-    sparse = (-max(steps[begin : begin + stride])[1] for begin in range(0, len(steps), stride))
-    candidates = (*sparse, *range(max(1, dense), len(widths) + 1))
-    # 2. The prefix up to each end: the seconds of its cheapest partition, and after which prefix its last batch begins.
+    # 1. The seconds of the cheapest partition of each prefix, where it ends, and after which prefix its last batch
+    # begins.
     padding_cost, valid_steps = cost.padding_cost, [0, *accumulate(widths)]
-    prefixes, previous, first = [(0.0, 0)], [0], 0
-    for end, width in [(end, widths[end - 1]) for end in candidates]:
-        column, earliest_begin = cost.column(width, limits.rows), min(prefixes[-1][1], end - most_rows(width))
+    seconds, prefix_ends, previous, first = [0.0], [0], [0], 0
+    for end in _possible_ends(widths, cost, limits, allowed, ends):
+        width = widths[end - 1]
+        column = cost.column(width, limits.rows)
         times, added = column.seconds, column.added_seconds
-        while prefixes[first][1] < earliest_begin:
-            first += 1
-        begins = prefixes[first:]
+        earliest_begin = end - column.rows_within(limits.most_rows(width), allowed(width))
+        first = min(bisect_left(prefix_ends, earliest_begin, first), len(prefix_ends) - 1)
+        begins = prefix_ends[first:]
         if padding_cost == 1:
-            seconds_from = [before + times[end - begin] for before, begin in begins]
+            batch_seconds = map(times.__getitem__, map(end.__sub__, begins))
+            seconds_from = [*map(add, seconds[first:], batch_seconds)]
         else:  # as `CostTable.seconds_of`, without a call for each of them
             per_step, valid = (1 - padding_cost) / width, valid_steps[end]
-            charged = [padding_cost * (end - begin) + per_step * (valid - valid_steps[begin]) for _, begin in begins]
+            charged = [padding_cost * (end - begin) + per_step * (valid - valid_steps[begin]) for begin in begins]
             seconds_from = [
                 before + times[int(rows)] + rows % 1.0 * added[int(rows)]
-                for (before, _), rows in zip(begins, charged, strict=True)
+                for before, rows in zip(seconds[first:], charged, strict=True)
             ]
         least = min(seconds_from)
         previous.append(first + seconds_from.index(least))
-        prefixes.append((least, end))
-    # 3. Back from the last batch to the first.
-    last, ends_of_batches = len(prefixes) - 1, [len(widths)]
+        seconds.append(least)
+        prefix_ends.append(end)
+    # 2. Back from the last batch to the first.
+    last, ends_of_batches = len(prefix_ends) - 1, [len(widths)]
     while last:
         last = previous[last]
-        ends_of_batches.append(prefixes[last][1])
-    return prefixes[-1][0], ends_of_batches[::-1]
+        ends_of_batches.append(prefix_ends[last])
+    return seconds[-1], ends_of_batches[::-1]
+
+
+def _possible_ends(
+    widths: Sequence[int], cost: CostTable, limits: BatchLimits, allowed: Callable[[int], float], ends: int
+) -> Sequence[int]:
+    """The positions of ascending widths where a batch may end: all, or of more than about `ends` one of every few.
+
+    Of every few it is that before the largest step in width.
+    """
+    stride = max(1, round(len(widths) / ends))
+    if stride == 1:
+        return range(1, len(widths) + 1)
+
+    def is_dense(width: int) -> bool:
+        most_rows = cost.column(width, limits.rows).rows_within(limits.most_rows(width), allowed(width))
+        return most_rows < 2 * stride - 1
+
+    # From here on, batches may have too few rows to reach over two strides: every position may be an end.
+    dense = bisect_left(widths, True, key=is_dense)
+    # The step in width before each position, and minus the position: of equal steps the first is the largest.
+    steps = [*zip(map(sub, islice(widths, 1, dense), widths), range(-1, -dense, -1), strict=True)]
+    sparse = (-max(steps[begin : begin + stride])[1] for begin in range(0, len(steps), stride))
+    return [*sparse, *range(max(1, dense), len(widths) + 1)]

@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, compress, dropwhile, islice
+from itertools import chain, compress, dropwhile, filterfalse, islice
 from operator import attrgetter, index, indexOf, is_not, itemgetter
 from typing import Any, Final
 
@@ -226,7 +226,7 @@ class PendingSequences:
         """
         due = () if self.hurried is None else dropwhile(partial(is_not, self.hurried), self.by_deadline())
         first = dict.fromkeys([anchor, *filter(self.is_near, islice(due, _MOST_DUE))])
-        return chain(islice(first, 1, None), (waiting for waiting in self.near() if waiting not in first))
+        return chain(islice(first, 1, None), filterfalse(first.__contains__, self.near()))
 
     def most_urgent_of(self, above: int, up_to: int, count: int) -> list[WaitingSequence]:
         """Returns the `count` most urgent of the near sequences whose width is above `above` and at most `up_to`.
