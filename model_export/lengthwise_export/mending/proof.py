@@ -19,10 +19,12 @@ import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
+from lengthwise.exporter_api.verification import side_by_side
 from lengthwise_export.checking.baseline import AMPLIFIED, ROUNDING, Baseline
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -136,7 +138,7 @@ def prove(
 
     Args:
         original: The original.
-        mended: The mended model.
+        mended: The mended model; it is called in several threads at once, as a graph may be.
         max_length: The longest sequence, in steps.
         min_length: The shortest one.
         tolerance: The difference that is allowed in addition to that by rounding.
@@ -323,22 +325,34 @@ def _compare(
     # Widths are multiples of 4, as a service pads, if the model accepts the longest one.
     multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
     trials = _trials(members, sampler, multiple, rounded_width(max_length, multiple))
-    for number, (rows, batch, padding) in enumerate(trials):
+    for number, (trial, answer) in enumerate(side_by_side(partial(_answered, mended), trials)):
         if number % 20 == 0:
             part = f"alone, sequence {number} of {len(members)}" if number < len(members) else "in batches"
             say(f"proof: the mended model {part}")
-        try:
-            answer = mended.answer(batch)
-        except RunError as error:
-            return f"the mended model raises where the original alone does not: {error}"
-        for row, member in enumerate(rows):
-            _note_answer(proof, member, batch, answer, row, padding)
+        if isinstance(answer, RunError):
+            return f"the mended model raises where the original alone does not: {answer}"
+        for row, member in enumerate(trial.rows):
+            _note_answer(proof, member, trial.batch, answer, row, trial.padding)
     return _why_different(proof)
 
 
-def _trials(
-    members: Sequence[_ProofMember], sampler: Sampler, multiple: int, widest: int
-) -> Iterator[tuple[Sequence[_ProofMember], PaddedBatch, str]]:
+class _Trial(NamedTuple):
+    """A batch that the mended model runs."""
+
+    rows: Sequence[_ProofMember]
+    batch: PaddedBatch
+    padding: str  # the name of its padding
+
+
+def _answered(mended: Subject, trial: _Trial) -> tuple[_Trial, ModelOutput | RunError]:
+    """A trial with the mended model's answer to its batch, or the error that it raises."""
+    try:
+        return trial, mended.answer(trial.batch)
+    except RunError as error:
+        return trial, error
+
+
+def _trials(members: Sequence[_ProofMember], sampler: Sampler, multiple: int, widest: int) -> Iterator[_Trial]:
     """The batches that the mended model runs: each sequence alone, then batches, with zeros and with junk as padding.
 
     Args:
@@ -346,19 +360,16 @@ def _trials(
         sampler: Draws junk.
         multiple: The number that a width is rounded up to a multiple of.
         widest: The widest batch, in steps.
-
-    Yields:
-        The sequences of the batch's rows, the batch, and the name of its padding.
     """
     for member in members:
-        yield [member], pad([member.steps], multiple=multiple), "zeros"
+        yield _Trial([member], pad([member.steps], multiple=multiple), "zeros")
     for number, rows in enumerate(_batches(members)):
         needed = rounded_width(max(member.length for member in rows), multiple)
-        yield rows, pad([member.steps for member in rows], width=needed), "zeros"
+        yield _Trial(rows, pad([member.steps for member in rows], width=needed), "zeros")
         # The second batch is up to 8 multiples wider, with the next kind of junk.
         name, scale = [*JUNK_SCALES.items()][number % len(JUNK_SCALES)]
         wider = pad([member.steps for member in rows], width=min(widest, needed + multiple * (1 + number % 8)))
-        yield rows, with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale)), name
+        yield _Trial(rows, with_padding_filled(wider, sampler.fill(wider.steps.shape[:2], scale)), name)
 
 
 def _batches(members: Sequence[_ProofMember]) -> Iterator[list[_ProofMember]]:

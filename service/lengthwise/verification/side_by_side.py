@@ -1,0 +1,39 @@
+"""Runs of one graph side by side: what is verified are hundreds of runs in one thread each, and a machine has cores."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from lengthwise.files import available_cores
+
+MOST_THREADS: Final = 4
+"""Each thread has a batch of its own in memory, and a graph's weights are read from one memory by all."""
+
+_I = TypeVar("_I")
+_R = TypeVar("_R")
+
+
+def side_by_side(call: Callable[[_I], _R], items: Iterable[_I]) -> Iterator[_R]:
+    """The results of a call for each item, in the order of the items; as many calls as cores run at once.
+
+    What a call raises is raised where its result would come; calls after it may have run by then.
+
+    Args:
+        call: May run in several threads at once, as `Session.run` may.
+        items: Read in the caller's thread, as many ahead of the results as threads.
+    """
+    threads = min(MOST_THREADS, available_cores())
+    if threads == 1:
+        yield from map(call, items)
+        return
+    waiting = deque[Future[_R]]()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            waiting.append(pool.submit(call, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
