@@ -193,6 +193,19 @@ async def test_an_answer_that_cannot_be_delivered_does_not_fail_the_others(caplo
     assert "could not be given" in caplog.text
 
 
+async def test_a_caller_that_left_or_whose_connection_breaks_costs_no_other_one_its_error():
+    async with held() as (batcher, only, gate, first):
+        left, _ = (batcher.submit(only, [sequence(1)], answers, waiter=BrokenWaiter()) for _ in range(2))
+        mate = batcher.submit(only, [sequence(2)], answers)
+        batcher.withdraw(left, OSError("it left"))
+        assert not await batcher.drain(0.01)
+        for request in (first, mate):
+            with pytest.raises(Draining):
+                await request.future
+        assert batcher.unanswered == 0
+        gate.open.set()
+
+
 def broken(*arguments: Any, **named: Any) -> Any:
     raise ZeroDivisionError("broken")
 

@@ -358,13 +358,10 @@ class Batcher:
         """Gives requests their outcomes, on the event loop; a request past its deadline gets an error in any case."""
         now = self._clock()
         for request, outcome in outcomes:
-            try:
-                if request.sequences and request.sequences[0].deadline <= now:
-                    self._expire(request)
-                else:
-                    self._settle(request, outcome)
-            except Exception:  # one caller's broken connection must not lose the other answers
-                log.exception("an answer could not be given to its caller")
+            if request.sequences and request.sequences[0].deadline <= now:
+                self._expire(request)
+            else:
+                self._settle(request, outcome)
 
     def _expire(self, request: PendingRequest) -> None:
         """Fails a request whose deadline has passed, unless it is settled; on the event loop."""
@@ -392,11 +389,14 @@ class Batcher:
             all_settled = not self._unsettled
         if all_settled:
             self._all_settled.set()
-        if not request.future.done():
-            if isinstance(outcome, BaseException):
-                request.future.set_exception(outcome)
-            else:
-                request.future.set_result(outcome)
+        try:
+            if not request.future.done():
+                if isinstance(outcome, BaseException):
+                    request.future.set_exception(outcome)
+                else:
+                    request.future.set_result(outcome)
+        except Exception:  # one caller's broken connection must not lose the other answers
+            log.exception("an answer could not be given to its caller")
         return len(removed)
 
 
