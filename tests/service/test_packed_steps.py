@@ -208,6 +208,19 @@ MORE_FORMS: dict[str, dict[str, Any]] = {
         "head": 2 * WIDE,
     },
 }
+TWO_READERS: dict[str, Any] = {
+    "inputs": "x = Sin (values)",  # no operator on packed steps
+    "pooling": f"""y_9, h_9 = LSTM <hidden_size = {HIDDEN}, direction = "bidirectional">
+            (steps_first, W1, R1, B1, lengths)
+        turned_9 = Transpose <perm = [1, 0, 2]> (h_9)
+        last_9 = Reshape (turned_9, last_sizes)
+        row = Unsqueeze (last_9, axis1)
+        moved = Add (steps, row)
+        scaled = Mul (moved, row)
+        masked = Mul (scaled, float_column)
+        pooled = ReduceSum <keepdims = 0> (masked, axis1)""",
+}
+"""Two layers read one rectangle, and two operators on steps the same numbers of each row."""
 CASES = [(kind, form) for form in (*FORMS, *MORE_FORMS) for kind in ("LSTM", "GRU")]
 
 
@@ -226,7 +239,7 @@ def layer(index: int, kind: str, weights: Weights, features: int, source: str) -
 
 def graph(kind: str, name: str) -> tuple[ModelProto, Manifest]:
     """The graph of a form, and its manifest."""
-    form: Mapping[str, Any] = {**WITHOUT, **{**FORMS, **MORE_FORMS}[name]}
+    form: Mapping[str, Any] = {**WITHOUT, **{**FORMS, **MORE_FORMS, "two readers": TWO_READERS}[name]}
     weights = Weights(0, opset=17).named(
         form.get("weights", "unused 1") + f", head {form['head']}x{CLASSES}, b {CLASSES}"
     )
@@ -320,6 +333,14 @@ def test_each_of_two_sequences_is_packed_by_its_own_lengths(form: str):
     np.testing.assert_allclose(logits, plain.run(pad(members)).logits, rtol=CLOSE, atol=CLOSE)
     for row, member in enumerate(members):
         np.testing.assert_array_equal(session.run(pad([member])).logits[0], logits[row])
+
+
+def test_what_two_layers_or_operators_read_is_packed_once():
+    model, manifest = graph("LSTM", "two readers")
+    session, plain = (Session(model.SerializeToString(), manifest, devices=[each]) for each in (CPU_DEVICE, PLAIN_CPU))
+    assert session.kernels.endswith(recurrent_kernels.POOLING)
+    batch = pad(sequences(*LENGTHS), width=72)
+    np.testing.assert_allclose(session.run(batch).logits, plain.run(batch).logits, rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("instructions", recurrent_kernels.INSTRUCTION_SETS or ("none",))

@@ -216,6 +216,13 @@ class _Fusion(KnownSteps):
         self.nodes.append(Node(operator, inputs, [output], attributes, domain=domain))
         return output
 
+    def _packed_once(self, operator: str, name: str, inputs: list[str], **attributes: AttributeValue) -> str:
+        """Packs a rectangle, once for all nodes that read it so; returns the name of the packed steps."""
+        packed = f"{_packed(name)}/{self._lengths}"
+        if not any(packed in node.outputs for node in self.nodes):
+            self._own(operator, inputs, packed, **attributes)
+        return packed
+
     def _pooled(self, node: Node, operator: str, inputs: list[str], axes: str) -> None:
         """Adds a node that sums over the steps; its output is the rectangle that `node` makes, with these axes."""
         self._of_rows[self._own(operator, inputs, node.outputs[0], axes=axes)] = axes
@@ -231,7 +238,7 @@ class _Fusion(KnownSteps):
             require(value.axes == "srf")
             packed = value.name
         else:
-            packed = self._own("Pack", [x, self._lengths], _packed(x), axes="srf")
+            packed = self._packed_once("Pack", x, [x, self._lengths], axes="srf")
         y, *states = node.outputs
         inputs = [packed, *node.inputs[1:_LENGTHS], self._lengths, *node.inputs[_LENGTHS + 1 :]]
         outputs = [y and _packed(y), *states]
@@ -326,7 +333,7 @@ class _Fusion(KnownSteps):
     def _spread(self, name: str, beside: Packed) -> str:
         """Returns packed steps with the numbers of each step's row."""
         require(broadcast(self._axes_of_rows(name), beside.axes) == beside.axes)
-        return self._own("Spread", [beside.name, self._lengths, name], _packed(name))
+        return self._packed_once("Spread", name, [beside.name, self._lengths, name])
 
     # Features of a step
 
