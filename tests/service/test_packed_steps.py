@@ -343,6 +343,113 @@ def test_what_two_layers_or_operators_read_is_packed_once():
     np.testing.assert_allclose(session.run(batch).logits, plain.run(batch).logits, rtol=CLOSE, atol=CLOSE)
 
 
+COMPUTED_LENGTHS = {
+    "at least one": "Clip (b_values_lengths, one_at_least)",
+    "the larger of one and them": "Max (one_at_least, b_values_lengths)",
+    "at least two, which some are not": "Clip (b_values_lengths, two_at_least)",
+}
+"""What the layers of a second sequence get for its lengths; its masks are of the lengths themselves."""
+
+
+@pytest.mark.parametrize("computed", COMPUTED_LENGTHS)
+def test_a_second_sequence_is_packed_by_computed_lengths(computed: str):
+    model, manifest = pair("LSTM", "the mean")
+    others = [of.graph for of in manifest.further.values()]
+    for node in model.graph.node:
+        if node.op_type == "LSTM" and node.input[4] == "b_values_lengths":
+            node.input[4] = "b_kept_lengths"
+    model.graph.node.insert(0, onnx.parser.parse_node(f"b_kept_lengths = {COMPUTED_LENGTHS[computed]}"))
+    for number, name in ((1, "one_at_least"), (2, "two_at_least")):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(number, np.int32), name))
+    file = model.SerializeToString()
+    packed = fusion.fused(file, manifest.graph, *others)
+    assert packed is not None
+    keeps_lengths = "two" not in computed
+    assert bool(rectangles(packed.graph, "b_values")) != keeps_lengths
+    model.graph.output.append(onnx.helper.make_tensor_value_info("b_last_next", onnx.TensorProto.FLOAT, None))
+    model.graph.node.append(onnx.helper.make_node("Identity", ["b_last"], ["b_last_next"]))
+    streams = fusion.fused(model.SerializeToString(), manifest.graph, *others)  # a chunk may have no steps
+    assert streams is not None
+    assert rectangles(streams.graph, "b_values")
+    session, plain = (Session(file, manifest, devices=[device]) for device in (CPU_DEVICE, PLAIN_CPU))
+    members = [
+        Sample(one, others={"b_values": other})
+        for one, other in zip(sequences(*LENGTHS), sequences(*LENGTHS[::-1], seed=1), strict=True)
+    ]
+    logits = session.run(pad(members)).logits
+    np.testing.assert_allclose(logits, plain.run(pad(members)).logits, rtol=CLOSE, atol=CLOSE)
+
+
+OTHER_STEPS = {
+    "cut behind a layer of all steps": f"""y_1, h_1 = LSTM <hidden_size = {HIDDEN}> (steps_first, W1, R1, B1, lengths)
+        y_2, h_2 = LSTM <hidden_size = {HIDDEN}> (cut, W2, R2, B2, cut_lengths)""",
+    "cut before a sum of all steps": f"""y_1, h_1 = LSTM <hidden_size = {HIDDEN}> (cut, W1, R1, B1, cut_lengths)
+        sums = ReduceSum (values, axis1)
+        h_2 = Transpose <perm = [1, 0, 2]> (sums)""",
+    "none, then one at least": f"""fewer = Sub (lengths, one_step)
+        y_1, h_1 = LSTM <hidden_size = {HIDDEN}> (steps_first, W1, R1, B1, fewer)
+        one_at_least = Max (fewer, one_step)
+        y_2, h_2 = LSTM <hidden_size = {HIDDEN}> (steps_first, W2, R2, B2, one_at_least)""",
+    "a half of them, rounded for the layer only": f"""number = Cast <to = 1> (lengths)
+        halves = Mul (number, half)
+        half_lengths = Cast <to = 6> (halves)
+        y_1, h_1 = LSTM <hidden_size = {HIDDEN}> (steps_first, W1, R1, B1, half_lengths)
+        y_rows = Squeeze (y_1, axis1)
+        places = Cast <to = 1> (index)
+        bounds = Unsqueeze (halves, axis1)
+        inside = Less (places, bounds)
+        first_half = Unsqueeze (inside, minus_one)
+        turned = Transpose <perm = [1, 0, 2]> (y_rows)
+        hidden_half = Where (first_half, turned, least)
+        most = ReduceMax <axes = [1]> (hidden_half)
+        h_2 = Transpose <perm = [1, 0, 2]> (most)""",
+}
+"""Layers of steps or lengths that are not those of the sequence, though they are computed of these."""
+
+
+@pytest.mark.parametrize("other", OTHER_STEPS)
+def test_what_is_not_of_all_steps_answers_as_onnxruntime_does(other: str):
+    features = FEATURES if "sums" in OTHER_STEPS[other] else HIDDEN
+    gates = 4 * HIDDEN
+    shapes = (f"W{i} 1x{gates}x{FEATURES}, R{i} 1x{gates}x{HIDDEN}, B{i} 1x{2 * gates}" for i in (1, 2))
+    weights = Weights(0, opset=17).named(", ".join([*shapes, f"head {HIDDEN + features}x{CLASSES}, b {CLASSES}"]))
+    weights |= {"least": scalar(-1e9), "half": scalar(0.5), "first": integers(0), "last": integers(16)}
+    weights |= {"one_step": np.array(1, np.int32), "sixteen": np.array(16, np.int64)}
+    text = f"""g (float[rows, width, {FEATURES}] values, int32[rows] lengths) => (float[rows, 3] logits)
+        {MASK}
+        steps_first = Transpose <perm = [1, 0, 2]> (values)
+        cut = Slice (steps_first, first, last, axis0)
+        cut_index = Range (zero, sixteen, one)
+        cut_mask = Less (cut_index, ends)
+        cut_steps = Cast <to = 6> (cut_mask)
+        cut_lengths = ReduceSum <keepdims = 0> (cut_steps, axis1)
+        {OTHER_STEPS[other]}
+        both = Concat <axis = 2> (h_1, h_2)
+        last_states = Squeeze (both, axis0)
+        logits = Gemm (last_states, head, b)"""
+    file = weights.model(text).SerializeToString()
+    manifest = Manifest(name="m", version=1, input={"features": FEATURES}, labels=("a", "b", "c"))
+    session, plain = (Session(file, manifest, devices=[device]) for device in (CPU_DEVICE, PLAIN_CPU))
+    assert session.kernels != plain.kernels
+    batch = pad(sequences(*LENGTHS))
+    np.testing.assert_allclose(session.run(batch).logits, plain.run(batch).logits, rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize(("counted", "are_all"), [("long_ones", True), ("places", False)])
+def test_a_mask_may_end_at_the_largest_length(counted: str, are_all: bool):
+    model, manifest = graph("GRU", "the mean")
+    nodes = [*model.graph.node]
+    place = next(place for place, node in enumerate(nodes) if node.op_type == "Range")
+    nodes[place].input[1] = "longest"
+    new = ["long_ones = Cast <to = 7> (lengths)", "places = Range (zero, width, one)"]
+    new.append(f"longest = ReduceMax <keepdims = 0> ({counted})")
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes[:place], *map(onnx.parser.parse_node, new), *nodes[place:]])
+    packed = fusion.fused(model.SerializeToString(), manifest.graph)
+    assert packed is not None
+    assert packed.pools == are_all
+
+
 @pytest.mark.parametrize("instructions", recurrent_kernels.INSTRUCTION_SETS or ("none",))
 @pytest.mark.parametrize("form", [*FORMS, *MORE_FORMS])
 def test_each_form_has_the_same_bits_alone_padded_and_in_company(form: str, instructions: str):

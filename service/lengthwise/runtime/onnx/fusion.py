@@ -33,8 +33,8 @@ from numpy.typing import NDArray
 from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.known_steps import KnownSteps
-from lengthwise.runtime.onnx.onnx_graph import FLOAT, AttributeValue, Graph, Node
-from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
+from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT32, INT64, AttributeValue, Graph, Node
+from lengthwise.runtime.onnx.pattern import ONNX, NotFound, require
 from lengthwise.runtime.onnx.step_values import (
     HIDDEN,
     Count,
@@ -94,12 +94,13 @@ def fused(model: bytes, *names: GraphNames) -> FusedGraph | None:
     for node in graph.walk():
         if node.operator in LAYERS and not {"activations", "clip"}.isdisjoint(node.attributes.keys() | node.unread):
             raise ValueError("a layer has activations of its own, or clips its sums")
-    original, by_lengths = Pattern(graph), {of_sequence.lengths: of_sequence for of_sequence in names}
     lengths: dict[str, str] = {}  # of the layers that read a sequence, by the name of its steps
     for node in graph.nodes:
         if node.operator in LAYERS and any(node.inputs[_LENGTHS : _LENGTHS + 1]):
-            root = original.before_casts(node.inputs[_LENGTHS])
-            lengths.setdefault(by_lengths.get(root, names[0]).sequences, node.inputs[_LENGTHS])
+            name = node.inputs[_LENGTHS]
+            read = {name, *(each for before in _before(graph, name) for each in before.inputs)}
+            own_sequence = next((each for each in names if each.lengths in read), names[0])
+            lengths.setdefault(own_sequence.sequences, name)
     tensors: dict[str, NDArray[np.float32]] = {}
     for of_sequence in names:
         if of_sequence.sequences in lengths:
@@ -137,8 +138,7 @@ class _Fusion(KnownSteps):
     """
 
     def __init__(self, graph: Graph, names: GraphNames, lengths: str, rectangles: set[str]) -> None:
-        super().__init__(graph, lengths)
-        self._names = names
+        super().__init__(graph, names, lengths)
         self._rectangles = rectangles
         self.nodes: list[Node] = []  # the new ones
         self.tensors: dict[str, NDArray[np.float32]] = {}  # new initializers
@@ -146,33 +146,37 @@ class _Fusion(KnownSteps):
 
     def rewrite(self) -> None:
         """Goes through all nodes, those that compute the lengths first, as Pack reads the lengths."""
-        before, names, root = (
-            Graph(self.graph.nodes, outputs=[self._lengths]),
-            self._names,
-            self.before_casts(self._lengths),
-        )
-        before.remove_unused()
+        before, names = _before(self.graph, self._lengths), self._names
         if names.mask is not None:
             is_valid = float(names.mask_marks == "valid")
             self._values[names.mask] = Mask("sr" if names.time_first else "rs", is_valid, 1 - is_valid)
         if names.lengths is not None:
             self._values[names.lengths] = Count("r")
-        for node in before.nodes:
+        for node in before:
             self._add(node)
         # If the layers get other lengths, there may be values behind these, and masks are of other steps.
-        has_all_steps = isinstance(self._values.get(root), Count)
+        has_all_steps = isinstance(self._values.get(self._lengths), Count)
         if not has_all_steps:
-            self._values = {root: Count("r")}
+            self._values, self._may_be_empty = dict.fromkeys(self._same_lengths(before), Count("r")), True
         axes = "srf" if names.time_first else "rfs" if names.channels_first else "rsf"
         axes = axes if names.features_axis else axes.replace("f", "")
         packed = self._own("Pack", [names.sequences, self._lengths], _packed(names.sequences), axes=axes)
         self._values[names.sequences] = Packed(axes, packed, 0.0 if has_all_steps else None)
-        before_ids = {id(node) for node in before.nodes}
+        before_ids = {id(node) for node in before}
         for node in self.graph.nodes:
             if id(node) not in before_ids:
                 self._add(node)
         for name in self.graph.outputs:
             self._write_rectangle(name)
+
+    def _same_lengths(self, before: list[Node]) -> set[str]:
+        """The names of the lengths that the layers get: before and behind their casts, if no cast rounds them."""
+        names, name = {self._lengths}, self._lengths
+        while (node := self.makers.get(name)) is not None and node.operator == "Cast":
+            name = node.inputs[0]
+            names.add(name)
+        are_integers = all(node.operator != "Cast" or node.attributes.get("to") in (INT32, INT64) for node in before)
+        return names if are_integers else {self._lengths}
 
     def _add(self, node: Node) -> None:
         """Adds what a node becomes: itself, or what computes the same from packed steps."""
@@ -233,7 +237,7 @@ class _Fusion(KnownSteps):
         """A recurrent layer reads packed steps, and writes them if anything reads its output of every step."""
         x, lengths = node.inputs[0], node.inputs[_LENGTHS : _LENGTHS + 1]
         require(node.attributes.keys() <= KNOWN and not node.attributes.get("layout"))
-        require(lengths and self.before_casts(lengths[0]) == self.before_casts(self._lengths))
+        require(lengths and self._values.get(lengths[0]) == Count("r"))
         if isinstance(value := self._values.get(x), Packed):
             require(value.axes == "srf")
             packed = value.name
@@ -270,7 +274,7 @@ class _Fusion(KnownSteps):
         """An operator on single elements: of packed steps, of masks, or of both."""
         values = [self._values.get(name) for name in node.inputs]
         if any(isinstance(value, Count) for value in values):
-            return self._values[node.inputs[0]] if node.operator in ("Cast", "Identity") else self._comparison(node)
+            return self._of_counts(node)
         if any(isinstance(value, Mask) for value in values):
             is_mixed = any(isinstance(value, Packed) for value in values)
             return self._masked(node, values) if is_mixed else self._mask(node)
@@ -414,7 +418,7 @@ class _Fusion(KnownSteps):
             return Count(axes)
         value = self._steps(node.inputs[0])
         require(value.padding == 0 if node.operator == "ReduceSum" else (value.padding or 0) <= HIDDEN)
-        if node.operator == "ReduceMax" and any(map(_is_next_state, self.graph.outputs)):
+        if node.operator == "ReduceMax" and self._may_be_empty:
             # A row without steps has no maximum: only one that goes on from an earlier one is right there.
             require(any(map(self.comes_from_outside, self.only_user(node.outputs[0], "Max").inputs)))
         operator = {"ReduceSum": "StepSum", "ReduceMax": "StepMax"}[node.operator]
@@ -456,9 +460,11 @@ class _Fusion(KnownSteps):
     """The methods by operator. None stands for a rectangle that other nodes than the original one make."""
 
 
-def _is_next_state(name: str) -> bool:
-    """Whether an output of a graph is that of a state, by its name."""
-    return name.endswith("_next")
+def _before(graph: Graph, name: str) -> list[Node]:
+    """Returns the nodes that compute a value, in their order."""
+    before = Graph(graph.nodes, outputs=[name])
+    before.remove_unused()
+    return before.nodes
 
 
 def _packed(name: str) -> str:

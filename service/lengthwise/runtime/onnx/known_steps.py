@@ -6,6 +6,9 @@ node is not what it looks for.
 
 from __future__ import annotations
 
+from typing import Final
+
+from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
 from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 from lengthwise.runtime.onnx.step_values import (
@@ -20,19 +23,26 @@ from lengthwise.runtime.onnx.step_values import (
     masked,
 )
 
+_OF_SIZES: Final = ("Cast", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+"""The operators that take one of the sizes that Shape gives."""
+
 
 class KnownSteps(Pattern):
     """The values of a graph that have an axis of steps, or are computed from the lengths.
 
     Args:
         graph: The graph.
+        names: The names of its inputs.
         lengths: The lengths that its layers get.
     """
 
-    def __init__(self, graph: Graph, lengths: str) -> None:
+    def __init__(self, graph: Graph, names: GraphNames, lengths: str) -> None:
         super().__init__(graph)
+        self._names = names
         self._lengths = lengths
         self._values: dict[str, StepValue] = {}
+        # Whether a row may have no steps: a chunk of a sequence that goes on from states; every other sequence has one
+        self._may_be_empty = any(name.endswith("_next") for name in graph.outputs)
         # Rectangles that are computed from what was summed over the steps, with their axes if these are known
         self._of_rows: dict[str, str] = {}
 
@@ -87,9 +97,34 @@ class KnownSteps(Pattern):
     # Masks
 
     def _range(self, node: Node) -> Count:
-        """The steps' indices 0, 1, 2, ..."""
-        require(self.constant(node.inputs[0]) == 0 and self.constant(node.inputs[2]) == 1)
+        """The steps' indices 0, 1, 2, ... of all steps."""
+        first, end, by = node.inputs
+        require(self.constant(first) == 0 and self.constant(by) == 1 and self._is_width(end))
         return Count("s")
+
+    def _is_width(self, name: str) -> bool:
+        """Whether a number is that of all steps, or the largest length: a mask of fewer would have other steps."""
+        node = self.maker(self.before(name, *_OF_SIZES), "ReduceMax", "Shape")
+        of = node.inputs[0]
+        if node.operator == "ReduceMax":
+            return self._values.get(of) == Count("r")
+        if (table := self.makers.get(of, Node())).operator == "Gather" and table.inputs[0] in self.graph.tensors:
+            of = table.inputs[1]  # tokens
+        return of in (self._names.sequences, self._names.mask) or "s" in self._values[of].axes
+
+    def _of_counts(self, node: Node) -> StepValue:
+        """What is computed of lengths or indices: the same numbers, or a comparison of the two.
+
+        A Clip or Max keeps lengths if its least number is one that each sequence has.
+        """
+        if node.operator in ("Cast", "Identity"):
+            return self._values[node.inputs[0]]
+        if node.operator in ("Clip", "Max"):
+            require(len(node.inputs) == 2 and not self._may_be_empty)
+            name, least = sorted(node.inputs, key=lambda each: each not in self._values)  # Max has them in any order
+            require(self._values[name] == Count(self._values[name].axes.replace("s", "")) and self.constant(least) <= 1)
+            return self._values[name]
+        return self._comparison(node)
 
     def _comparison(self, node: Node) -> Mask:
         """A comparison of the steps' indices with the lengths."""

@@ -335,12 +335,12 @@ class Graph:
 
     def remove_unused(self) -> None:
         """Removes the nodes whose outputs nothing uses."""
-        used = set(self.used_elsewhere)
+        used = set(self.outputs)
         used_nodes = []
         for node in reversed(self.nodes):  # the nodes that use a value come after the node that makes it
             if not used.isdisjoint(node.outputs):
                 used_nodes.append(node)
-                used.update(node.inputs)
+                used.update(node.inputs, *(inner.inputs for graph in node.graphs for inner in graph.walk()))
         self.nodes = used_nodes[::-1]
 
     def write(self, opsets: Mapping[str, int]) -> bytes:

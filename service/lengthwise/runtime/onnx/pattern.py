@@ -82,19 +82,15 @@ class Pattern:
         require(users[0].operator in operators and users[0].domain in ONNX)
         return users[0]
 
-    def before_casts(self, name: str) -> str:
-        """Goes back from a value over its casts; returns the value before them.
-
-        Casts between integer types do not change lengths.
-        """
-        while (node := self.makers.get(name)) is not None and node.operator == "Cast":
+    def before(self, name: str, *operators: str) -> str:
+        """Goes back from a value over the nodes of these operators, by their first inputs; returns the value there."""
+        while (node := self.makers.get(name)) is not None and node.operator in operators:
             name = node.inputs[0]
         return name
 
     def comes_from_outside(self, name: str) -> bool:
         """Whether a value is an input of the graph, maybe with other axes; or omitted, with an empty name."""
-        while (maker := self.makers.get(name)) is not None and maker.operator in _SAME_NUMBERS:
-            name = maker.inputs[0]
+        name = self.before(name, *_SAME_NUMBERS)
         return name not in self.makers and name not in self.graph.tensors
 
     def numbers(self, name: str, *shape: int) -> NDArray[Any]:
