@@ -258,6 +258,22 @@ def test_zeros_that_padding_has_in_the_operator_are_no_hindrance(where: str):
     require_equal(own, plain, sequences)
 
 
+@pytest.mark.parametrize("square", [4.0, -4.0])
+def test_a_scale_is_a_root_of_no_negative_number(square: float):
+    text = f"""<ir_version: 8, opset_import: ["": 18]>
+        g (float[rows, 2, width, 4] query, float[rows, 2, 4, width] key, float[rows, 2, width, 4] value)
+        => (float[rows, 2, width, 4] y) {{
+            square = Constant<value_float = {square}>() scale = Sqrt(square) scores = MatMul(query, key)
+            scaled = Div(scores, scale) weights = Softmax(scaled) y = MatMul(weights, value)
+        }}"""
+    graph = onnx.parser.parse_model(text).SerializeToString()
+    if square > 0:
+        assert b"Attention" in attention.fused(graph)
+    else:
+        with pytest.raises(attention.NotFound):
+            attention.fused(graph)
+
+
 def test_three_products_and_a_scale_of_the_heads_are_one_operator():
     # As torch's exporter of TorchScript writes `scaled_dot_product_attention`, so of folders of optimum
     made = [

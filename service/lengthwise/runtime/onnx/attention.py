@@ -185,7 +185,9 @@ class _Attention(Pattern):
             case "Cast":
                 return self._number_of(node.inputs[0], most - 1)
             case "Sqrt":
-                return math.sqrt(self._number_of(node.inputs[0], most - 1))
+                square = self._number_of(node.inputs[0], most - 1)
+                require(square >= 0)
+                return math.sqrt(square)
             case "Div":
                 below = self._number_of(node.inputs[1], most - 1)
                 require(below)
