@@ -204,6 +204,17 @@ def test_a_mask_that_is_not_of_the_valid_steps_is_seen_in_the_answers():
     assert Session(graph, manifest).kernels == ONNXRUNTIME
 
 
+def test_a_product_with_static_values_hides_no_wrong_mask():
+    pooling = SUM.replace("logits", "sums") + "logits = Mul (sums, static)"
+    for mask, kernels in ((MASK, "convolutions"), (MASK.replace("Less (", "LessOrEqual ("), ONNXRUNTIME)):
+        graph, manifest = network(*NETWORKS["one convolution"][:1], pooling, mask)
+        model = onnx.load_from_string(graph)
+        model.graph.input.append(onnx.helper.make_tensor_value_info("static", onnx.TensorProto.FLOAT, ["rows", 1]))
+        takes_static = StepInput(features=FEATURES, static={"count": 1})
+        with_static = manifest.model_copy(update={"input": takes_static})
+        assert Session(model.SerializeToString(), with_static).kernels.startswith(kernels)
+
+
 def test_masks_are_tried_with_several_lengths_where_the_shortest_is_long():
     graph, manifest = network(*NETWORKS["one convolution"], mask=MASK.replace("Less (", "LessOrEqual ("))
     assert Session(graph, manifest.model_copy(update={"min_length": 100})).kernels == ONNXRUNTIME

@@ -36,7 +36,7 @@ from lengthwise.padding import (
 from lengthwise.runtime import answers
 from lengthwise.runtime.feature_names import FeatureNames, listed
 from lengthwise.runtime.graph_inputs import feed
-from lengthwise.runtime.input_tables import MOST_STATIC, StopAt
+from lengthwise.runtime.input_tables import MISSING_SHARE, MOST_STATIC, StopAt
 from lengthwise.runtime.manifest import (
     CONTRACT,
     EXAMPLES_FILE,
@@ -63,7 +63,6 @@ from lengthwise.verification.random_sequences import (
     AMPLIFIED,
     EXTREME_PADDING,
     KINDS,
-    MISSING_SHARE,
     MOST_AMPLIFIED,
     ROUNDING,
     ULPS,

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from lengthwise.padding import Steps
@@ -25,6 +26,8 @@ Fit = Literal["pad", "resample"]
 
 MOST_STATIC: Final = 4096
 """Most static values of a model."""
+MISSING_SHARE: Final = 0.1
+"""Part of the values that are drawn as NaN, for a model that accepts missing values."""
 
 
 class ManifestTable(BaseModel):
@@ -63,6 +66,19 @@ class StaticInput(ManifestTable):
     def value_names(self) -> tuple[str, ...]:
         """The names of the values; without names, their indices as texts."""
         return self.names or tuple(map(str, range(self.count)))
+
+    def drawn(self, random: np.random.Generator) -> NDArray[np.float32]:
+        """Draws static values `[count]`: of a category one of its indices, else a number of mean 0 and deviation 1.
+
+        If the model accepts missing numbers there, a tenth of them are NaN.
+        """
+        values = random.standard_normal(self.count)
+        if self.missing:
+            values[random.random(self.count) < MISSING_SHARE] = np.nan
+        for index, name in enumerate(self.value_names):
+            if name in self.categories:
+                values[index] = random.integers(len(self.categories[name]))
+        return values.astype(np.float32)
 
 
 class StreamState(ManifestTable):

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from lengthwise.errors import ModelError, as_model_errors
-from lengthwise.padding import PaddedBatch, RowInput, pad, rounded_width, step_mask
+from lengthwise.padding import STATIC, PaddedBatch, RowInput, pad, rounded_width, step_mask
 from lengthwise.runtime import fixed_kernels, placement, recurrent_kernels
 from lengthwise.runtime.graph_inputs import feed, zero_batch
 from lengthwise.runtime.installation import find
@@ -244,7 +244,8 @@ def _require_same_bits(session: Any, plain: Any, manifest: Manifest, sequences: 
     Raises:
         ModelError: It does not; the message says `what`.
     """
-    inputs = feed(manifest.graph, pad(sequences, multiple=manifest.width_multiple, blank=manifest.blank))
+    batch = pad(sequences, multiple=manifest.width_multiple, blank=manifest.blank)
+    inputs = feed(manifest.graph, _with_static(batch, manifest, np.random.default_rng(0)))
     logits = [runtime.run([manifest.graph.logits], inputs)[0].tobytes() for runtime in (session, plain)]
     if logits[0] != logits[1]:
         raise ModelError(f"its {what}")
@@ -330,7 +331,7 @@ def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: floa
 def _trial(manifest: Manifest, padding: float = 0, of_lengths: Sequence[int] = _TRIAL_LENGTHS) -> PaddedBatch:
     """A batch of random sequences, of several lengths. Their padding is `padding` times as large.
 
-    What stands beside them is zero, or a state where a sequence begins.
+    Beside them are random static values, zeros of further sequences, or states where a sequence begins.
     """
     random = np.random.default_rng(0)
     lengths = sorted({min(manifest.min_length - 1 + length, manifest.max_length) for length in of_lengths})
@@ -341,7 +342,14 @@ def _trial(manifest: Manifest, padding: float = 0, of_lengths: Sequence[int] = _
     else:
         steps[:] = random.standard_normal(steps.shape)
         steps[~step_mask(batch.lengths, batch.width)] *= padding
-    return batch
+    return _with_static(batch, manifest, random)
+
+
+def _with_static(batch: PaddedBatch, manifest: Manifest, random: np.random.Generator) -> PaddedBatch:
+    """A batch with random static values, if the model takes any: zeros could hide the steps in a product with them."""
+    if (static := manifest.input.static) is None:
+        return batch
+    return replace(batch, beside={**batch.beside, STATIC: np.array([static.drawn(random) for _ in batch.lengths])})
 
 
 _KERNELS: Final = (

@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.padding import STATIC, RowInput, Sample, Steps, steps_of, with_steps
-from lengthwise.runtime.manifest import Manifest, StaticInput
+from lengthwise.runtime.input_tables import MISSING_SHARE
+from lengthwise.runtime.manifest import Manifest
 
 EXTREME_PADDING: Final[Mapping[str, float]] = {
     "NaN": math.nan,
@@ -115,8 +116,6 @@ def rounded_otherwise(steps: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield (steps + ulps * ulp).astype(np.float32)
 
 
-MISSING_SHARE: Final = 0.1
-"""Part of the values of a sequence that are NaN, for a model that accepts missing values."""
 MOST_AMPLIFIED: Final = 1e-3
 """Largest relative difference that rounding may explain in an ordinary sequence: more would hide a leak."""
 ROUNDING: Final = 1e-5
@@ -249,26 +248,12 @@ def _sample(
     """Draws what stands beside the steps of a sequence of a kind; the arguments are those of `draw` and `_sequence`."""
     beside, static = dict(blank.beside), manifest.input.static
     if static is not None:
-        beside[STATIC] = _static_values(static, random)
+        beside[STATIC] = static.drawn(random)
     others = {}
     for name, further in manifest.further.items():
         length = min(int(random.choice(lengths)), further.max_length)
         others[name] = _sequence(further, length, random, kind, ends_in_zeros=bool(random.integers(2)))
     return Sample(steps, beside, others)
-
-
-def _static_values(static: StaticInput, random: np.random.Generator) -> NDArray[np.float32]:
-    """Draws static values: of a category one of its indices, else a number of mean 0 and deviation 1.
-
-    If the model accepts missing numbers there, a tenth of them are NaN.
-    """
-    values = random.standard_normal(static.count)
-    if static.missing:
-        values[random.random(static.count) < MISSING_SHARE] = np.nan
-    for index, name in enumerate(static.value_names):
-        if name in static.categories:
-            values[index] = random.integers(len(static.categories[name]))
-    return values.astype(np.float32)
 
 
 def _sequence(
