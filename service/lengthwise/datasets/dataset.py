@@ -110,7 +110,7 @@ _CURES: Final = {  # how to read a file of another format, by its suffix
     **dict.fromkeys(
         (".edf", ".bdf", ".gdf", ".fif"),
         "table = mne.io.read_raw(FILE).to_data_frame(); table.to_csv('data/NAME.csv', index=False) writes one "
-        "sequence, and a folder of such files is read",
+        "sequence, and a folder of such files is read. MNE joins the parts of a recording with gaps (EDF+D)",
     ),
     **dict.fromkeys(
         (".tfrecord", ".tfrecords"),
