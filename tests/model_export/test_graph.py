@@ -71,6 +71,18 @@ def test_the_graph_has_the_inputs_and_outputs_of_the_contract_and_unrolls_no_lay
     assert [node.input[4] for node in proto.graph.node if node.op_type == "LSTM"] == ["lengths", "lengths"]
 
 
+@network(0, lambda: {"head": nn.Linear(5, 3)})
+def averaged(self, values, lengths):
+    padding = torch.arange(values.shape[1]) >= lengths.unsqueeze(1)
+    return self.head(values).masked_fill(padding.unsqueeze(-1), 0).sum(1) / lengths.unsqueeze(1)
+
+
+def test_values_with_a_frozen_shape_have_named_axes_too() -> None:
+    proto = graph.build(averaged(), STEPS, name="averaged", labels=LABELS)
+    sizes = {size for value in proto.graph.value_info for size in axes(value)}
+    assert {size for size in sizes if isinstance(size, str)} == {"rows", "width"}
+
+
 @pytest.mark.parametrize(("rows", "width"), [(1, 1), (1, 4), (2, 1), (5, 12), (3, 40)])
 def test_the_graph_answers_like_the_module_at_sizes_it_was_not_traced_with(
     pooled: Pooled, proto: onnx.ModelProto, rows: int, width: int
