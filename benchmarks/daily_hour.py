@@ -2,31 +2,35 @@
 
 `export` and `check` of small models, and `train` of fixed kernels, are run in alternating turns by this interpreter and
 by that of another checkout. What counts are seconds of processor, those of child processes included: other work on the
-machine changes them less than the time that passes. Both builds must come to the same answers: verdicts, trials and
-proofs, and, of what is written, the same bits of every answer.
+machine changes them less than the time that passes. What differs is named: of verdicts, trials and proofs the entry,
+and of what is written the part of the file. The tensors of a graph or a checkpoint, its `node`s and golden answers are
+the bits of every answer; `value_info` and metadata describe them, and change no answer.
 
 Modules are compiled once, into a folder of its own, as an installation by pip has them: a first turn does not count.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
 import click
+import numpy as np
+import onnx
 from rich.console import Console
 from rich.progress import track
+from safetensors import safe_open
 
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
+from lengthwise.wrong_values import first_of
 
 PAGE = pages.RESULTS / "daily_hour.md"
 _EXAMPLES: Final = Path(__file__).resolve().parents[1] / "examples"
@@ -36,13 +40,12 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
     "check (Keras)": ("check", f"{_EXAMPLES}/keras_models.py:masked_lstm"),
     "train": ("train", "rocket", "aeon:JapaneseVowels_TRAIN", "--out", "model"),
 }
-_OF_ONE_RUN: Final = frozenset({"seconds", "made", "directory"})
-"""Entries of a command's JSON that differ from run to run: times, folders and dates."""
-_GRAPHS: Final = (".onnx", ".safetensors")
+_OF_ONE_RUN: Final = frozenset({"seconds", "made", "directory", "trained"})
+"""Entries of a command's JSON, and of a checkpoint's, that differ from run to run: times, folders and dates."""
 
 
-def turn(python: Path, words: Sequence[str], compiled: Path) -> tuple[float, Any]:
-    """Runs a command of Lengthwise once; returns its seconds of processor, and what both builds must agree on.
+def turn(python: Path, words: Sequence[str], compiled: Path) -> tuple[float, dict[str, Any]]:
+    """Runs a command of Lengthwise once; returns its seconds of processor, and what it said and wrote, by name.
 
     Raises:
         ClickException: The command fails.
@@ -56,34 +59,73 @@ def turn(python: Path, words: Sequence[str], compiled: Path) -> tuple[float, Any
         after = os.times()
         if done.returncode:
             raise click.ClickException(f"{' '.join(command)}: {done.stderr[-2000:]}")
-        files = [path for path in sorted(Path(folder).rglob("*")) if path.suffix in _GRAPHS]
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        made = dict(_entries(json.loads(done.stdout), "--json"))
+        for path in sorted(Path(folder).rglob("*")):
+            made |= _parts(path)
     used = after.children_user + after.children_system - before.children_user - before.children_system
-    return used, (_comparable(json.loads(done.stdout)), digests)
+    return used, made
 
 
-def _comparable(value: Any) -> Any:
-    """A value of JSON without the entries that differ from run to run."""
-    if isinstance(value, dict):
-        return {name: _comparable(entry) for name, entry in value.items() if name not in _OF_ONE_RUN}
-    return [_comparable(entry) for entry in value] if isinstance(value, list) else value
+def _entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The entries of a value of JSON by their paths, without those that differ from run to run."""
+    if isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            if key not in _OF_ONE_RUN:
+                yield from _entries(entry, f"{name} {key}")
+    else:
+        yield name, value
+
+
+def _parts(path: Path) -> dict[str, Any]:
+    """The parts of a file with a graph, tensors or golden answers, by their names; of another file none."""
+    if path.suffix == ".onnx":
+        return {f"{path.name} {name}": value for name, value in _fields(onnx.load(path))}
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {f"{path.name} {name}": _bits(array) for name, array in arrays.items()}
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "np") as file:
+        tensors = {f"{path.name} {name}": _bits(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # no dict
+        said = {name: json.loads(text) for name, text in file.metadata().items()}
+    return tensors | dict(_entries(said, f"{path.name} metadata"))
+
+
+def _fields(message: Any) -> Iterator[tuple[str, bytes]]:
+    """The fields of a model of ONNX, and of its graph, by their names."""
+    for field, value in message.ListFields():
+        if isinstance(value, onnx.GraphProto):
+            yield from _fields(value)
+        else:
+            yield field.name, type(message)(**{field.name: value}).SerializeToString(deterministic=True)
+
+
+def _bits(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+    """What two arrays of the same bits have in common."""
+    return array.dtype, array.shape, array.tobytes()
 
 
 def measure(builds: Sequence[Path], words: Sequence[str], rounds: int, compiled: Path) -> dict[str, Any]:
     """A command in turns of both builds; the first round does not count, and who begins changes from round to round."""
-    seconds, said = list[tuple[float, ...]](), list[Any]()
+    seconds, made = list[tuple[float, ...]](), list[dict[str, Any]]()
     for number in range(rounds + 1):
         order = builds if number % 2 else builds[::-1]
         results = {python: turn(python, words, compiled) for python in order}
         seconds.append(tuple(results[python][0] for python in builds))
-        said += [results[python][1] for python in builds]
+        made += [results[python][1] for python in builds]
     counted = seconds[1:]
     return {
         "before": median(before for before, _ in counted),
         "after": median(after for _, after in counted),
         "ratio": median(after / before for before, after in counted),
-        "same": all(answer == said[0] for answer in said),
+        "differs": differing(made),
     }
+
+
+def differing(made: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names whose value is not the same in each of these, or that one of them lacks."""
+    names = dict.fromkeys(name for each in made for name in each)
+    return [name for name in names if any(name not in each or each[name] != made[0].get(name) for each in made)]
 
 
 @click.command(cls=Command)
@@ -98,10 +140,14 @@ def main(before: Path, rounds: int, names: Sequence[str], as_json: bool, out: Pa
         bar = track(names, "commands", console=Console(stderr=True))
         figures = {name: measure(builds, TARGETS[name], rounds, Path(compiled)) for name in bar}
     lines = [
-        [name, *(f"{found[figure]:.2f}" for figure in ("before", "after", "ratio")), "yes" if found["same"] else "NO"]
+        [
+            name,
+            *(f"{found[figure]:.2f}" for figure in ("before", "after", "ratio")),
+            first_of(found["differs"]) or "nothing",
+        ]
         for name, found in figures.items()
     ]
-    table = pages.table(("command", "before, s", "after, s", "ratio", "same answers and bits"), lines)
+    table = pages.table(("command", "before, s", "after, s", "ratio", "what differs"), lines)
     how = f"`python -m benchmarks.daily_hour`: before is {machine.described(before.parents[2])}; medians, of processor."
     output.tell(pages.page(facts, "A user's daily hour", how, table), figures, as_json=as_json, out=out)
 
