@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
 
 import click
 from pydantic import AfterValidator, Field
 
 from lengthwise.commands.options import Flag, Options, pairs
 from lengthwise.datasets.column_roles import ColumnNames, RowKind
-from lengthwise.datasets.dataset import Reading
-from lengthwise.datasets.input_sequences import Padding
+from lengthwise.datasets.tables import Padding
+
+if TYPE_CHECKING:
+    from lengthwise.datasets.dataset import Reading
 
 _ROLES: Final = ("id", "time", "label", "values", "row")
 _HOW: Final = (
@@ -73,6 +75,8 @@ def reading_of(
 
     `more` are other fields of `ColumnNames`, such as `inputs`.
     """
+    from lengthwise.datasets.dataset import Reading  # help needs no reader of files
+
     values = columns.get("values")
     names = None if values is None else tuple(name.strip() for name in values.split(","))
     chosen: dict[str, Any] = {**columns, "values": names, **more}
