@@ -3,8 +3,8 @@
 `export` and `check` of small models, and `train` of fixed kernels, are run in alternating turns by this interpreter and
 by that of another checkout. What counts are seconds of processor, those of child processes included: other work on the
 machine changes them less than the time that passes. What differs is named: of verdicts, trials and proofs the entry,
-and of what is written the part of the file. The tensors of a graph or a checkpoint, its `node`s and golden answers are
-the bits of every answer; `value_info` and metadata describe them, and change no answer.
+and of what is written the part of the file. The tensors of a checkpoint, the `node`s and `initializer`s of a graph and
+its golden answers are the bits of every answer; `value_info` only describes them.
 
 Modules are compiled once, into a folder of its own, as an installation by pip has them: a first turn does not count.
 """
@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -26,7 +26,7 @@ import numpy as np
 import onnx
 from rich.console import Console
 from rich.progress import track
-from safetensors import safe_open
+from safetensors.numpy import load_file
 
 from benchmarks import machine, output, pages
 from lengthwise.commands.command import Command
@@ -40,8 +40,14 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
     "check (Keras)": ("check", f"{_EXAMPLES}/keras_models.py:masked_lstm"),
     "train": ("train", "rocket", "aeon:JapaneseVowels_TRAIN", "--out", "model"),
 }
-_OF_ONE_RUN: Final = frozenset({"seconds", "made", "directory", "trained"})
-"""Entries of a command's JSON, and of a checkpoint's, that differ from run to run: times, folders and dates."""
+_OF_ONE_RUN: Final = frozenset({"seconds", "made", "directory"})
+"""Entries of a command's JSON that differ from run to run: times, folders and dates."""
+_READERS: Final[Mapping[str, Callable[[Path], Mapping[str, Any]]]] = {
+    ".onnx": lambda path: {field.name: str(value) for field, value in onnx.load(path).graph.ListFields()},
+    ".npz": np.load,
+    ".safetensors": load_file,
+}
+"""The parts of files that hold answers, or what they are computed with, by the end of the file's name."""
 
 
 def turn(python: Path, words: Sequence[str], compiled: Path) -> tuple[float, dict[str, Any]]:
@@ -51,7 +57,7 @@ def turn(python: Path, words: Sequence[str], compiled: Path) -> tuple[float, dic
         ClickException: The command fails.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    environment |= {"PYTHONPYCACHEPREFIX": str(compiled)}
+    environment["PYTHONPYCACHEPREFIX"] = str(compiled)
     with tempfile.TemporaryDirectory() as folder:
         before = os.times()
         command = [str(python), "-m", "lengthwise", *words, "--json"]
@@ -59,11 +65,8 @@ def turn(python: Path, words: Sequence[str], compiled: Path) -> tuple[float, dic
         after = os.times()
         if done.returncode:
             raise click.ClickException(f"{' '.join(command)}: {done.stderr[-2000:]}")
-        made = dict(_entries(json.loads(done.stdout), "--json"))
-        for path in sorted(Path(folder).rglob("*")):
-            made |= _parts(path)
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return used, made
+        made = dict(_entries(json.loads(done.stdout), "--json")) | parts(Path(folder))
+    return after.children_user + after.children_system - before.children_user - before.children_system, made
 
 
 def _entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
@@ -76,56 +79,34 @@ def _entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _parts(path: Path) -> dict[str, Any]:
-    """The parts of a file with a graph, tensors or golden answers, by their names; of another file none."""
-    if path.suffix == ".onnx":
-        return {f"{path.name} {name}": value for name, value in _fields(onnx.load(path))}
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return {f"{path.name} {name}": _bits(array) for name, array in arrays.items()}
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "np") as file:
-        tensors = {f"{path.name} {name}": _bits(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118  # no dict
-        said = {name: json.loads(text) for name, text in file.metadata().items()}
-    return tensors | dict(_entries(said, f"{path.name} metadata"))
-
-
-def _fields(message: Any) -> Iterator[tuple[str, bytes]]:
-    """The fields of a model of ONNX, and of its graph, by their names."""
-    for field, value in message.ListFields():
-        if isinstance(value, onnx.GraphProto):
-            yield from _fields(value)
-        else:
-            yield field.name, type(message)(**{field.name: value}).SerializeToString(deterministic=True)
-
-
-def _bits(array: np.ndarray[Any, Any]) -> tuple[Any, ...]:
-    """What two arrays of the same bits have in common."""
-    return array.dtype, array.shape, array.tobytes()
+def parts(folder: Path) -> dict[str, bytes]:
+    """The parts of the files in a folder, by the names of both."""
+    return {
+        f"{path.name} {name}": np.asarray(value).tobytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _READERS
+        for name, value in _READERS[path.suffix](path).items()
+    }
 
 
 def measure(builds: Sequence[Path], words: Sequence[str], rounds: int, compiled: Path) -> dict[str, Any]:
     """A command in turns of both builds; the first round does not count, and who begins changes from round to round."""
-    seconds, made = list[tuple[float, ...]](), list[dict[str, Any]]()
-    for number in range(rounds + 1):
-        order = builds if number % 2 else builds[::-1]
-        results = {python: turn(python, words, compiled) for python in order}
-        seconds.append(tuple(results[python][0] for python in builds))
-        made += [results[python][1] for python in builds]
-    counted = seconds[1:]
+    turns = [
+        {python: turn(python, words, compiled) for python in (builds if number % 2 else builds[::-1])}
+        for number in range(rounds + 1)
+    ]
+    counted = [[results[python][0] for python in builds] for results in turns[1:]]
     return {
         "before": median(before for before, _ in counted),
         "after": median(after for _, after in counted),
         "ratio": median(after / before for before, after in counted),
-        "differs": differing(made),
+        "differs": differing([made for results in turns for _, made in results.values()]),
     }
 
 
 def differing(made: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names whose value is not the same in each of these, or that one of them lacks."""
-    names = dict.fromkeys(name for each in made for name in each)
-    return [name for name in names if any(name not in each or each[name] != made[0].get(name) for each in made)]
+    return sorted({name for each in made for name, _ in each.items() ^ made[0].items()})
 
 
 @click.command(cls=Command)
@@ -137,18 +118,22 @@ def main(before: Path, rounds: int, names: Sequence[str], as_json: bool, out: Pa
     """Measures the commands in another build, whose Python is BEFORE, beside this one."""
     facts, builds = machine.facts(), (before.absolute(), Path(sys.executable))
     with tempfile.TemporaryDirectory() as compiled:
-        bar = track(names, "commands", console=Console(stderr=True))
-        figures = {name: measure(builds, TARGETS[name], rounds, Path(compiled)) for name in bar}
-    lines = [
-        [
-            name,
-            *(f"{found[figure]:.2f}" for figure in ("before", "after", "ratio")),
-            first_of(found["differs"]) or "nothing",
-        ]
-        for name, found in figures.items()
-    ]
-    table = pages.table(("command", "before, s", "after, s", "ratio", "what differs"), lines)
+        figures = {
+            name: measure(builds, TARGETS[name], rounds, Path(compiled))
+            for name in track(names, "commands", console=Console(stderr=True))
+        }
     how = f"`python -m benchmarks.daily_hour`: before is {machine.described(before.parents[2])}; medians, of processor."
+    table = pages.table(
+        ("command", "before, s", "after, s", "ratio", "what differs"),
+        (
+            [
+                name,
+                *(f"{found[side]:.2f}" for side in ("before", "after", "ratio")),
+                first_of(found["differs"]) or "nothing",
+            ]
+            for name, found in figures.items()
+        ),
+    )
     output.tell(pages.page(facts, "A user's daily hour", how, table), figures, as_json=as_json, out=out)
 
 
