@@ -198,11 +198,14 @@ def _name_values(
         axis_of_symbol |= {str(size): axis for axis, size in named}
     symbols = re.compile("|".join(rf"\b{re.escape(symbol)}\b" for symbol in axis_of_symbol))
     values = (*graph.graph.inputs, *(output for node in graph.graph for output in node.outputs))
-    for value, shape in ((value, value.shape.copy()) for value in values if value.shape is not None):
-        value.shape = shape  # the optimizer leaves some frozen
-        for axis, size in enumerate(shape):
-            if isinstance(size, ir.SymbolicDim) and size.value is not None:
-                shape[axis] = symbols.sub(lambda match: axis_of_symbol[match.group()], size.value)
+    for value in values:
+        if value.shape is not None:  # a new one, as the optimizer leaves some frozen
+            value.shape = ir.Shape(
+                symbols.sub(lambda match: axis_of_symbol[match.group()], size.value)
+                if isinstance(size, ir.SymbolicDim) and size.value is not None
+                else size
+                for size in value.shape
+            )
 
 
 def _connect_lengths(graph: ir.Model) -> None:

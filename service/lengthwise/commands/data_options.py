@@ -77,12 +77,10 @@ def reading_of(
     """
     from lengthwise.datasets.dataset import Reading  # help needs no reader of files
 
-    values = columns.get("values")
-    names = None if values is None else tuple(name.strip() for name in values.split(","))
-    chosen: dict[str, Any] = {**columns, "values": names, **more}
+    chosen: dict[str, Any] = {role: _names(name) if role == "values" else name for role, name in columns.items()}
     say = functools.partial(click.echo, err=True)
     return Reading(
-        ColumnNames(**chosen),
+        ColumnNames(**chosen, **more),
         channels_first,
         padding=padding,
         say=say,
