@@ -24,7 +24,10 @@ IS_LIMITED = not PURE and not sysconfig.get_config_var("Py_GIL_DISABLED")
 LIMITED = {"py_limited_api": True, "define_macros": [("Py_LIMITED_API", "0x030B0000")]} if IS_LIMITED else {}
 
 KERNELS = "service/lengthwise/runtime/kernels"
-PARTS = ("_kernels", "_recurrent", "_integer", "_shares", "_convolutions", "_summaries", "_lent_cores", "_states")
+PARTS = (
+    *("_kernels", "_recurrent", "_integer", "_shares", "_convolutions", "_attention", "_summaries", "_lent_cores"),
+    "_states",
+)
 MODULES_IN_C = [
     Extension(
         "lengthwise.decoding._fast_json",

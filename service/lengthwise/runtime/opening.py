@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from lengthwise.runtime.onnx import (
     kernel_shares,
     nan_trial,
     summaries,
+    valid_attention,
 )
 from lengthwise.runtime.onnx.pattern import NotFound, require
 from lengthwise.runtime.provider import CPU_DEVICE, Device, Provider, check_packages
@@ -41,6 +42,9 @@ try:
     import onnxruntime
 except ImportError:  # `provider.choose` says how to install it; commands that run no graph work without
     onnxruntime = None
+
+if TYPE_CHECKING:
+    from lengthwise.runtime.kernels._kernels import Numbers
 
 log = logging.getLogger("lengthwise.session")
 
@@ -120,7 +124,7 @@ def open_graph(source: Source, manifest: Manifest, threads: int, device: Device)
             continue
         except Exception as error:  # whatever failed, the graph works without them
             log.info("%s: onnxruntime's own %s: %s", manifest.key, layers, error)
-    return Opened(session, kernels, _may_be_recurrent(content) or kernels == ATTENTION)
+    return Opened(session, kernels, _may_be_recurrent(content) or kernels.startswith(ATTENTION))
 
 
 def open_without_states(source: Source, manifest: Manifest, threads: int, device: Device, streaming: Any) -> Any:
@@ -293,6 +297,16 @@ def _with_summaries(
     return session, kernels
 
 
+def _with_valid_attention(
+    source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
+) -> _WithKernels:
+    """Opens a session with the operators of `onnx.valid_attention`; else as `_with_attention`."""
+    require(valid_attention.INSTRUCTION_SETS and recurrent_kernels.INSTRUCTION_SETS)
+    require(manifest.min_length < manifest.max_length)  # a trial of one length would be one row
+    graph = valid_attention.fused(content, *manifest.graph.length_inputs)
+    return _open_attention(source.replaced(graph), manifest, threads, device, plain, "attention")
+
+
 def _with_attention(
     source: Source, content: bytes, manifest: Manifest, threads: int, device: Device, plain: Any
 ) -> _WithKernels:
@@ -302,15 +316,24 @@ def _with_attention(
     (`require`) if the graph has no attention that is known. `_require_same` raises a ModelError if it is not what it
     was taken for; other errors are onnxruntime's.
     """
+    return _open_attention(source.replaced(attention.fused(content)), manifest, threads, device, plain)
+
+
+def _open_attention(
+    source: Source, manifest: Manifest, threads: int, device: Device, plain: Any, *numbers: Numbers
+) -> _WithKernels:
+    """Opens a session of a graph with one operator for attention, which is of the kernels for `numbers`, if any."""
     # The trial draws one sequence a row, and no NaN, and compares no states.
     require(not manifest.further and manifest.streaming is None and manifest.missing != "handled")
     require(device.provider == CPU_DEVICE.provider)
     options = _options(threads, device.provider)
     options.log_severity_level = 4  # an operator that does not fit is no error: see below
-    session = _open_in(source.replaced(attention.fused(content)), options, device)
-    # At padding, answers per step are as large as it is, and are compared, too.
-    _require_same(session, plain, manifest, padding=1 if manifest.task == "per-step" else _LARGE)
-    return session, ATTENTION
+    if numbers:
+        recurrent_kernels.register(options)
+    kernels = " ".join([ATTENTION, *(recurrent_kernels.register(options, each) for each in numbers)])
+    session = _open_in(source, options, device)
+    _require_same(session, plain, manifest, padding=_LARGE)
+    return session, kernels
 
 
 def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: float) -> None:
@@ -323,7 +346,11 @@ def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: floa
     """
     names = manifest.graph
     for batch in (_trial(manifest, padding), _trial(manifest, padding, _TRIAL_LENGTHS[:5])):
-        actual, expected = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
+        answers = [runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain)]
+        if manifest.task == "per-step":
+            valid = step_mask(batch.lengths, batch.width)
+            answers = [(each.swapaxes(1, 2) if names.classes_first else each)[valid] for each in answers]
+        actual, expected = answers
         if not np.allclose(actual, expected, rtol=_SAME, atol=_SAME * np.abs(expected).max()):
             raise ModelError("its masks are not of valid steps, or its axes are in another order")
 
@@ -357,6 +384,7 @@ _KERNELS: Final = (
     (_with_fixed_kernels, "operators run its fixed kernels"),
     (_with_convolutions, "operators run its convolutions"),
     (_with_summaries, "operators run its summaries"),
+    (_with_valid_attention, "kernels run its attention"),
     (_with_attention, "nodes run its attention"),
 )
 """The functions that open a session with kernels, in the order in which they are tried, and a text for the log."""

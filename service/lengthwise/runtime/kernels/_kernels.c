@@ -23,7 +23,7 @@
 
 const OrtApi *api;
 static struct Kernels *const KERNELS[] = {&float_kernels, &integer_kernels, &shares_kernels, &convolution_kernels,
-                                       &summaries_kernels, NULL};
+                                       &summaries_kernels, &attention_kernels, NULL};
 static _Thread_local struct Kernels *offered = &float_kernels;
 
 #if defined(__aarch64__) && defined(__APPLE__)

@@ -1,7 +1,8 @@
 """LSTM and GRU for onnxruntime that compute valid steps only (`_kernels.c`).
 
 `numbers` is what the kernels multiply, "float32" or "int8", "shares" for those of `fixed_kernels`,
-"convolutions" for those of `onnx.convolutions`, or "summaries" for those of `onnx.summaries`.
+"convolutions" for those of `onnx.convolutions`, "summaries" for those of `onnx.summaries`, or "attention" for those of
+`onnx.attention`.
 """
 
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = Literal["float32", "int8", "shares", "convolutions", "summaries"]
+Numbers = Literal["float32", "int8", "shares", "convolutions", "summaries", "attention"]
 
 INSTRUCTION_SETS: dict[Numbers, tuple[str, ...]]
 """Those that this processor has, best first."""

@@ -2,7 +2,8 @@
  *
  * The parts are `_kernels.c` (Python's module, and the registration), `_recurrent.c` (products of float32),
  * `_integer.c` (products of bytes), `_shares.c` (fixed kernels), `_convolutions.c` (convolutions of valid steps),
- * `_summaries.c` (summaries of sequences) and `_states.c` (the texts of states, for Python alone).
+ * `_attention.c` (attention of valid steps), `_summaries.c` (summaries of sequences) and `_states.c` (the texts of states, for
+ * Python alone).
  */
 #ifndef LENGTHWISE_LIBRARY_H
 #define LENGTHWISE_LIBRARY_H
@@ -48,7 +49,8 @@ struct Kernels {
     const struct Cells *chosen;       /* what sessions use that are opened from now on; NULL where this processor has none */
     struct Domain *domains;
 };
-extern struct Kernels float_kernels, integer_kernels, shares_kernels, convolution_kernels, summaries_kernels;
+extern struct Kernels float_kernels, integer_kernels, shares_kernels, convolution_kernels, summaries_kernels,
+    attention_kernels;
 
 #define ALIGNMENT 64
 

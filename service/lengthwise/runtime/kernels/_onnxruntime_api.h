@@ -39,6 +39,7 @@ union OrtApi {
     SLOT(61, OrtStatus *(*GetDimensionsCount)(const OrtTensorTypeAndShapeInfo *info, size_t *count))
     SLOT(62, OrtStatus *(*GetDimensions)(const OrtTensorTypeAndShapeInfo *info, int64_t *dimensions, size_t count))
     SLOT(65, OrtStatus *(*GetTensorTypeAndShape)(const OrtValue *value, OrtTensorTypeAndShapeInfo **info))
+    SLOT(85, OrtStatus *(*KernelInfoGetAttribute_float)(const OrtKernelInfo *info, const char *name, float *value))
     SLOT(86, OrtStatus *(*KernelInfoGetAttribute_int64)(const OrtKernelInfo *info, const char *name, int64_t *value))
     SLOT(87, OrtStatus *(*KernelInfoGetAttribute_string)(const OrtKernelInfo *info, const char *name, char *text, size_t *size))
     SLOT(88, OrtStatus *(*KernelContext_GetInputCount)(const OrtKernelContext *context, size_t *count))

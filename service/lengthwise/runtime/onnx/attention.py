@@ -22,12 +22,16 @@ from typing import Final, NamedTuple
 
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.onnx_graph import AttributeValue, Graph, Node
-from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
-from lengthwise.runtime.onnx.step_values import HIDDEN
+from lengthwise.runtime.onnx.pattern import HIDDEN, NotFound, Pattern, require
 
 _DOMAIN: Final = "com.microsoft"
 _APART: Final = "MultiHeadAttention"  # reads query, key and value
 _OF_ONE: Final = "Attention"  # reads what they are made of, the weights of all three, and what is added
+OF_VALID_STEPS: Final = "AttentionOfValidSteps"
+"""The operator of `onnx.valid_attention`, which reads and writes what these do."""
+DOMAIN: Final = "lengthwise.attention"
+"""Its domain, and that of LengthsOfMask; both occur in no file."""
+_DOMAINS: Final = {_APART: _DOMAIN, _OF_ONE: _DOMAIN, OF_VALID_STEPS: DOMAIN}
 _LOWEST: Final = -3.4028234663852886e38  # of float32; -inf would make NaN of a row all of whose keys are hidden
 _MOST: Final = 8  # nodes between the product and the softmax; each may have the product behind both of its inputs
 _SELECTING: Final = ("Gather", "Slice", "Split")
@@ -54,14 +58,12 @@ def fused(model: bytes) -> bytes:
         model: The ONNX file.
     """
     require(b"Softmax" in model)
-    attention = _Attention(onnx_graph.read(model))
-    softmaxes = [node for node in attention.graph.nodes if node.operator == "Softmax"]
-    require([softmax for softmax in softmaxes if attention.replaces(softmax)])
-    attention.graph.remove_unused()
+    attention = Attention(onnx_graph.read(model))
+    attention.replace_all()
     return attention.graph.write({_DOMAIN: 1})
 
 
-class _Scores(NamedTuple):
+class Scores(NamedTuple):
     """The product of query and key, and what is done to it before the softmax."""
 
     product: Node
@@ -70,7 +72,7 @@ class _Scores(NamedTuple):
     valid: str = ""  # a mask that is true at valid steps, if a number is written over the scores of others at last
 
 
-class _Path(NamedTuple):
+class Path(NamedTuple):
     """From what query, key or value is made, by moving numbers and one factor."""
 
     source: str
@@ -79,14 +81,20 @@ class _Path(NamedTuple):
     is_part: bool = False  # whether query, key and value are parts of one source, side by side in its features
 
 
-class _Attention(Pattern):
+class Attention(Pattern):
     """A graph whose attention is replaced, one softmax after the other."""
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
         self._new: list[Node] = []  # what replaces the attention of a softmax, in order
 
-    def replaces(self, softmax: Node) -> bool:
+    def replace_all(self) -> None:
+        """Replaces the attention around every softmax; `NotFound` (`require`) if there is none that is known."""
+        softmaxes = [node for node in self.graph.nodes if node.operator == "Softmax"]
+        require([softmax for softmax in softmaxes if self._replaces(softmax)])
+        self.graph.remove_unused()
+
+    def _replaces(self, softmax: Node) -> bool:
         """Puts one operator in the place of the attention around a softmax; False if it has another form."""
         self._new.clear()
         try:
@@ -118,12 +126,10 @@ class _Attention(Pattern):
         if not is_flat and not all(path.head for path in paths):
             key_order = _KEY_TURNED if scores.product.operator == "MatMul" else _HEADS_FIRST
             orders = (_HEADS_FIRST, key_order, _HEADS_FIRST)
-            paths = [_Path(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
-        operator, inputs = self._inputs(paths, steps_first, scores.valid)
+            paths = [Path(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
         require(paths[2].scale == 1)
+        operator, inputs = self._operator(paths, scores, heads, steps_first, is_flat)
         scale = scores.scale * paths[0].scale * paths[1].scale
-        if scores.bias:
-            inputs += ["", "", self._bias(scores.bias, heads, is_flat)]
         attended = self._emit(operator, inputs, num_heads=heads, scale=scale)
         # 3. The result, as the nodes behind read it
         if order == ():
@@ -134,12 +140,12 @@ class _Attention(Pattern):
             require(not steps_first)
             self._emit("Reshape", [attended, self._integers(0, 0, heads, -1)])
             return last
-        return self._projected(joined, attended) if steps_first else self._copied(joined, attended)
+        return self._projected(joined, attended) if steps_first else self._joined_heads(joined, attended)
 
     def _emit(self, operator: str, inputs: list[str], **attributes: AttributeValue) -> str:
         """Adds a new node; returns the name of its output."""
         name = f"attention/{len(self.graph.nodes)}/{len(self._new)}"
-        domain = _DOMAIN if operator in (_APART, _OF_ONE) else ""
+        domain = _DOMAINS.get(operator, "")
         self._new.append(Node(operator, inputs, [name], attributes, domain=domain))
         return name
 
@@ -154,9 +160,17 @@ class _Attention(Pattern):
         self._emit(node.operator, [first, *node.inputs[1:]], **node.attributes)
         return node
 
+    def _joined_heads(self, joined: Node, attended: str) -> Node:
+        """Adds what joins the heads, which the operator has joined already; returns the node that did."""
+        shape = joined.inputs[1]
+        count = len(self.graph.constants.get(shape, self.makers.get(shape, Node()).inputs))
+        is_same = count == 3 and (shape in self.graph.constants or self.maker(shape, "Concat"))
+        self._emit("Identity", [attended]) if is_same else self._copied(joined, attended)
+        return joined
+
     # Scores
 
-    def _scores(self, name: str, most: int) -> _Scores:
+    def _scores(self, name: str, most: int) -> Scores:
         """Goes back from the input of a softmax to the product of query and key, over `most` nodes at most."""
         node = self.maker(name, "Add", "Div", "Einsum", "MatMul", "Mul", "Sub", "Where")
         require(most and len(node.inputs) > 1)
@@ -169,7 +183,7 @@ class _Attention(Pattern):
                 return scores._replace(scale=scores.scale * self._factor(node))
             case "Where":
                 return self._masked(node, most - 1)
-        return _Scores(node)
+        return Scores(node)
 
     def _factor(self, node: Node) -> float:
         """What a Mul or Div by a number multiplies with."""
@@ -199,7 +213,7 @@ class _Attention(Pattern):
                 return head
         return self.constant(name)
 
-    def _biased(self, node: Node, most: int) -> _Scores:
+    def _biased(self, node: Node, most: int) -> Scores:
         """Scores to which something is added, or from which something is subtracted.
 
         Raises:
@@ -211,7 +225,7 @@ class _Attention(Pattern):
                 return self._with_bias(self._scores(name, most), bias if is_sum else self._emit("Neg", [bias]))
         raise NotFound
 
-    def _masked(self, where: Node, most: int) -> _Scores:
+    def _masked(self, where: Node, most: int) -> Scores:
         """Scores that are a very small number at padding."""
         valid, name, fill = where.inputs
         if name in self.graph.constants:
@@ -228,7 +242,7 @@ class _Attention(Pattern):
             name, is_true = node.inputs[0], is_true ^ (node.operator == "Not")
         return name, is_true
 
-    def _with_bias(self, scores: _Scores, bias: str) -> _Scores:
+    def _with_bias(self, scores: Scores, bias: str) -> Scores:
         return scores._replace(bias=self._emit("Add", [scores.bias, bias]) if scores.bias else bias)
 
     def _bias(self, name: str, heads: int, is_flat: bool) -> str:
@@ -250,13 +264,13 @@ class _Attention(Pattern):
 
     # Query, key and value
 
-    def _path(self, name: str, valid: str) -> _Path:
+    def _path(self, name: str, valid: str) -> Path:
         """Goes back from query, key or value to what it is made from.
 
         Zeros that the mask `valid` writes are passed over: the new nodes write them again. What another mask writes
         stays in the graph.
         """
-        path, valid_source = _Path(name), self._mask(valid, *_AXES)
+        path, valid_source = Path(name), self._mask(valid, *_AXES)
         while (node := self.makers.get(path.source)) is not None and node.inputs:
             source, constant = node.inputs[0], self.graph.constants.get(node.inputs[-1], ())
             if node.operator in ("Div", "Mul"):
@@ -280,7 +294,22 @@ class _Attention(Pattern):
             shape = self.maker(shape, "Concat").inputs[-1]
         return int(self.graph.constants.get(shape, (0,))[-1])
 
-    def _inputs(self, paths: list[_Path], steps_first: bool, valid: str) -> tuple[str, list[str]]:
+    def _operator(
+        self, paths: list[Path], scores: Scores, heads: int, steps_first: bool, is_flat: bool
+    ) -> tuple[str, list[str]]:
+        """The operator for attention, and its inputs.
+
+        Args:
+            paths: Of query, key and value.
+            scores: How the scores are made.
+            heads: How many heads there are.
+            steps_first: Whether steps come first in what the paths are made from, if they have heads.
+            is_flat: Whether heads and rows are one axis of the scores.
+        """
+        operator, inputs = self._inputs(paths, steps_first, scores.valid)
+        return operator, inputs + (["", "", self._bias(scores.bias, heads, is_flat)] if scores.bias else [])
+
+    def _inputs(self, paths: list[Path], steps_first: bool, valid: str) -> tuple[str, list[str]]:
         """The operator for attention, and its inputs before the mask.
 
         Args:
@@ -299,7 +328,7 @@ class _Attention(Pattern):
             inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
         return _APART, inputs
 
-    def _of_one(self, paths: list[_Path], steps_first: bool) -> list[str]:
+    def _of_one(self, paths: list[Path], steps_first: bool) -> list[str]:
         """What query, key and value are made of, the weights of all three side by side, and what is added to them.
 
         `NotFound` if they are not made of one value, or not in the same way. The arguments are those of `_inputs`.
@@ -310,10 +339,10 @@ class _Attention(Pattern):
             return products[0]
         sources, weights, added = zip(*products, strict=True)
         require(not any(is_part) and len({*sources}) == 1 and all(added))
-        require(len({self._shape(each) for each in weights}) == 1)
+        require(len({self.shape(each) for each in weights}) == 1)
         return [sources[0], self._emit("Concat", [*weights], axis=1), self._emit("Concat", [*added], axis=0)]
 
-    def _input(self, path: _Path, part: int, steps_first: bool) -> str:
+    def _input(self, path: Path, part: int, steps_first: bool) -> str:
         """Query, key or value as `[rows, width, features]`: the source of its path, or the `part` of it."""
         name = self._rows_first(path.source) if steps_first and path.head else path.source
         if not path.is_part:
@@ -337,28 +366,21 @@ class _Attention(Pattern):
         """
         add, added = self.makers.get(name, Node()), ""
         if add.operator == "Add":
-            name, added = sorted(add.inputs, key=lambda each: bool(self._shape(each)))
-            require(self._shape(added))
+            name, added = sorted(add.inputs, key=lambda each: bool(self.shape(each)))
+            require(self.shape(added))
         source, weights = self.maker(name, "MatMul").inputs
-        require(self._shape(weights))
+        require(self.shape(weights))
         if steps_first:
             turned = self.maker(source, "Transpose")
             require(turned.attributes.get("perm") == _TURNED)
             source = turned.inputs[0]
         return [source, weights, added]
 
-    def _shape(self, name: str) -> tuple[int, ...]:
-        """The shape of weights, which a Transpose or Identity may make of others; empty if it is not constant."""
-        maker = self.makers.get(name, Node())
-        if maker.operator in ("Identity", "Transpose"):
-            return self._shape(maker.inputs[0])[:: -1 if maker.operator == "Transpose" else 1]
-        return self.graph.tensors[name].shape if name in self.graph.tensors else ()
-
     def _joined(self, name: str, order: tuple[int, ...]) -> str:
         """A value with an axis of heads, `[rows, width, features]`; `order` brings its axes behind rows and width."""
         return self._emit("Reshape", [self._emit("Transpose", [name], perm=order), self._integers(0, 0, -1)])
 
-    def _heads(self, paths: list[_Path]) -> int:
+    def _heads(self, paths: list[Path]) -> int:
         """How many heads there are, by the weights that make query, key or value, and the features of a head.
 
         Raises:
@@ -366,7 +388,7 @@ class _Attention(Pattern):
         """
         for path in paths:
             made = self.makers.get(path.source, Node())
-            shapes = [shape for name in made.inputs[::-1] if (shape := self._shape(name))]
+            shapes = [shape for name in made.inputs[::-1] if (shape := self.shape(name))]
             if shapes and path.head:
                 return shapes[0][-1] // (3 if path.is_part else 1) // path.head
             if shapes and made.operator in ("Add", "Einsum"):
@@ -398,16 +420,24 @@ class _Attention(Pattern):
 
     def _projected(self, joined: Node, attended: str) -> Node:
         """Joins the heads, with steps first; or with rows first, where the product behind is turned to these."""
-        count = len(self._new)
+        count, name = len(self._new), attended
         with suppress(NotFound):
-            self._copied(joined, attended)
             node = self.only_user(joined.outputs[0], "Gemm", "MatMul")
             while node.operator != "Transpose":
-                name = self._new[-1].outputs[0]
-                others = [self._emit("Shape", [attended])] if node.operator == "Reshape" else node.inputs[1:]
-                self._emit(node.operator, [name, *others], **node.attributes)
+                name = name if node.operator == "Reshape" else self._multiplied(node, name)
                 node = self.only_user(node.outputs[0], "Add", "Reshape", "Transpose")
-            require(node.attributes.get("perm") == _TURNED)
+            require(node.attributes.get("perm") == _TURNED and count < len(self._new))
             return node
         del self._new[count:]
         return self._copied(joined, self._emit("Transpose", [attended], perm=_TURNED))
+
+    def _multiplied(self, node: Node, name: str) -> str:
+        """Adds a copy of an Add or a product with weights, which reads `[rows, width, features]`."""
+        if node.operator != "Gemm":
+            return self._emit(node.operator, [name, *node.inputs[1:]])
+        weights, *added = node.inputs[1:]
+        numbers = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | node.attributes
+        require((numbers["alpha"], numbers["beta"], numbers["transA"]) == (1, 1, 0))
+        weights = self._emit("Transpose", [weights], perm=(1, 0)) if numbers["transB"] else weights
+        product = self._emit("MatMul", [name, weights])
+        return self._emit("Add", [product, *added]) if any(added) else product

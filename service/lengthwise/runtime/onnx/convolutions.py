@@ -32,10 +32,6 @@ DOMAIN: Final = "lengthwise.convolutions"
 """The domain of the operator PooledConvolutions. It occurs in no file."""
 _CHANNEL_MULTIPLE: Final = 16
 _LOWEST: Final = -3e38  # a fill of at most this is never the maximum
-# A mask may compare with small numbers, or with ones that are larger than every length. With a number in between, such
-# as in "the first 500 steps", it may change at a length that the trial does not have.
-_MOST_IN_MASKS: Final = 16
-_NO_LENGTH: Final = 2**31
 _CONVOLVE, _SCALE, _RECTIFY, _ADD, _POOL, _COPY = range(6)  # as in `_convolutions.c`
 
 
@@ -152,22 +148,11 @@ class _Trunk(Pattern):
                 continue
             constants = [value for value in node.inputs[1:] if len(self.graph.constants.get(value, ())) == 1]
             require(len(constants) == 1)
-            self._require_mask_of_lengths(node.inputs[0])
+            self.require_mask_of_lengths(node.inputs[0], self._lengths)
             fill = self.constant(constants[0]) if np.isnan(fill) else fill  # the mask nearest to the value is the last
             name = next(value for value in node.inputs[1:] if value != constants[0])
         is_input = node is not None and node.operator == "Transpose" and node.inputs[0] == self._sequences
         return name, 0.0 if is_input and np.isnan(fill) else fill
-
-    def _require_mask_of_lengths(self, name: str) -> None:
-        """Requires that a mask depends on the lengths and the width only, and treats all lengths alike.
-
-        With a constant between `_MOST_IN_MASKS` and `_NO_LENGTH` it might change at a length that the trial of
-        `runtime.opening` does not have.
-        """
-        for constant in self.mask_constants(name, self._lengths):
-            require(constant in self.graph.constants)  # not a boolean table with many numbers
-            numbers = np.abs(self.graph.constants[constant])
-            require(((numbers <= _MOST_IN_MASKS) | (numbers >= _NO_LENGTH)).all())
 
     def _value(self, name: str) -> int:
         """Returns the number of a value; adds the steps that compute the value, unless they are there already."""

@@ -34,9 +34,8 @@ from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.known_steps import KnownSteps
 from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT32, INT64, AttributeValue, Graph, Node
-from lengthwise.runtime.onnx.pattern import ONNX, NotFound, require
+from lengthwise.runtime.onnx.pattern import HIDDEN, ONNX, NotFound, require
 from lengthwise.runtime.onnx.step_values import (
-    HIDDEN,
     Count,
     Mask,
     Packed,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
@@ -22,6 +23,12 @@ _OF_MASKS: Final = frozenset(
 
 _SAME_NUMBERS: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that change no number."""
+HIDDEN: Final = -1e8
+"""A number up to this, at padding, has no share in a softmax and is no maximum."""
+# A mask may compare with small numbers, or with ones that are larger than every length. With a number in between, such
+# as in "the first 500 steps", it may change at a length that the trial of `runtime.opening` does not have.
+_MOST_IN_MASKS: Final = 16
+_NO_LENGTH: Final = 2**31
 
 
 class NotFound(Exception):
@@ -112,7 +119,27 @@ class Pattern:
         require(len(numbers) == 1)
         return numbers[0]
 
-    def mask_constants(self, name: str, lengths: str) -> set[str]:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of weights, which a Concat, Identity or Transpose may make of others; empty if not constant."""
+        maker = self.makers.get(name, Node())
+        if maker.operator in ("Identity", "Transpose"):
+            return self.shape(maker.inputs[0])[:: -1 if maker.operator == "Transpose" else 1]
+        if maker.operator == "Concat" and all(parts := [self.shape(part) for part in maker.inputs]):
+            axis = int(maker.attributes["axis"])  # type: ignore[arg-type]
+            return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
+        return self.graph.tensors[name].shape if name in self.graph.tensors else ()
+
+    def require_mask_of_lengths(self, name: str, *lengths: str, further: tuple[str, ...] = ()) -> None:
+        """Requires that a mask depends on the lengths and the width only, and treats all lengths alike.
+
+        The arguments are those of `mask_constants`.
+        """
+        for constant in self.mask_constants(name, *lengths, further=further):
+            require(constant in self.graph.constants)  # not a boolean table with many numbers
+            numbers = np.array(self.graph.constants[constant])
+            require(((np.abs(numbers) <= _MOST_IN_MASKS) | (numbers <= HIDDEN) | (numbers >= _NO_LENGTH)).all())
+
+    def mask_constants(self, name: str, *lengths: str, further: tuple[str, ...] = ()) -> set[str]:
         """Follows a mask, or a count of its steps, back to what it is computed from; returns the constants.
 
         The nodes on the way are not understood. They only must have the operators of masks (`_OF_MASKS`), and may read
@@ -120,12 +147,13 @@ class Pattern:
 
         Args:
             name: The mask.
-            lengths: The graph's input with the lengths.
+            *lengths: The graph's inputs with the lengths, or the mask.
+            further: Further operators that are allowed.
 
         Returns:
             The names of the constants and of the boolean initializers.
         """
-        waiting, visited, constants = [name], {lengths, ""}, set()  # `waiting`: values that are to be followed back
+        waiting, visited, constants = [name], {*lengths, ""}, set()  # `waiting`: values that are to be followed back
         while waiting:
             name = waiting.pop()
             if name in visited:
@@ -135,7 +163,7 @@ class Pattern:
             if name in self.graph.constants or (tensor is not None and tensor.kind == BOOL):
                 constants.add(name)
             else:
-                maker = self.maker(name, *_OF_MASKS)
+                maker = self.maker(name, *_OF_MASKS, *further)
                 waiting += maker.inputs if maker.operator != "Shape" else []
         return constants
 

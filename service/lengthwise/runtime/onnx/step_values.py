@@ -20,10 +20,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple, TypeAlias
 
-from lengthwise.runtime.onnx.pattern import require
+from lengthwise.runtime.onnx.pattern import HIDDEN, require
 
-HIDDEN: Final = -1e8
-"""A number up to this, at padding, has no share in a softmax and is no maximum."""
 COMPARISONS: Final = {
     "Less": ("s", 1.0),
     "Greater": ("r", 1.0),

@@ -1,0 +1,270 @@
+/* The core of attention for onnxruntime: softmax(query key^T * scale) value, of the valid steps of each row.
+ *
+ * onnxruntime computes it for all steps up to the longest row, and adds a mask to the scores. Here a row is computed by itself,
+ * at its own length: nothing is hidden, as what is past its end is not there. So its bits do not depend on the batch.
+ * `onnx/valid_attention.py` writes the operators into a graph.
+ *
+ *     LengthsOfMask          mask [rows][...][steps], which is 0 at the keys of valid steps, and HIDDEN or less at others
+ *                            -> [rows] how long each row is
+ *     AttentionOfValidSteps  packed query, key, value (`_packed_steps.h`); or query alone, which has all three side by side;
+ *                            lengths [rows]; attributes num_heads, scale
+ *                            -> packed steps [packed][features of value]
+ *
+ * Of a mask with more axes, the first of each is read. A few queries stand side by side in vectors. They go through the keys
+ * in blocks that stay in the nearest cache; the largest score so far makes all shares small enough (Milakov and Gimelshein,
+ * 2018, "Online normalizer calculation for softmax").
+ */
+#include "_library.h"
+
+#define HIDDEN -1e8f     /* as `HIDDEN` in `onnx/pattern.py` */
+#define KEYS_AT_ONCE 128 /* whose scores stay in the nearest cache */
+#define MOST_BLOCK 32    /* queries */
+#define MOST_MASK_AXES 4
+#define WORTH_HALF_A_BATCH (1L << 20) /* products that take another thread some 20 us */
+#define BITS_OF_E 1.44269504088896340736f /* exp(x) is 2 to the power of it times x */
+
+/* The arithmetic for one instruction set. */
+struct Cells {
+    const char *name;
+    long lanes, wide; /* floats in a vector; queries that are computed at once where there are as many */
+    void (*multiply)(const float *, long, long, long, long, const float *, long, int, float *);
+    void (*weigh)(float *, long, long, int, float *, float *, float *, long);
+};
+
+#if defined(__x86_64__)
+#define SET avx512
+#define WIDE 2
+#define MOST_ROWS 8
+#include "_attention_cells.h"
+
+#define SET avx2
+#define WIDE 2
+#define MOST_ROWS 4
+#include "_attention_cells.h"
+#elif defined(__aarch64__)
+#define SET neon
+#define WIDE 2
+#define MOST_ROWS 8
+#include "_attention_cells.h"
+#endif
+
+#define CELLS(set) &(const struct Cells){#set, LANES_##set, 2 * LANES_##set, multiply_queries_##set, weigh_##set}
+static const struct Cells *const KNOWN[] = { /* none on other processors, where onnxruntime's own kernels run */
+#if defined(__x86_64__)
+    CELLS(avx512), CELLS(avx2),
+#elif defined(__aarch64__)
+    CELLS(neon),
+#endif
+    NULL,
+};
+
+struct Attention {
+    const struct Cells *cells;
+    long heads;
+    float scale;
+};
+
+enum Part { QUERY, KEY, VALUE, PARTS };
+
+/* Some rows and heads of a batch, which another thread may begin and this one finish. */
+struct Work {
+    const struct Attention *attention;
+    const float *from[PARTS];           /* those of the first step and head */
+    long apart[PARTS], features[PARTS]; /* from one step to the next, in floats; features of a head */
+    const int32_t *lengths;
+    long row, begin, head, items; /* the next row, where it begins, its next head; how many rows and heads to compute */
+    float *room, *to;             /* `room_for` floats */
+};
+
+/* How many floats a thread needs: keys, values and a block of queries, their scores, their sums, and two numbers of each. */
+static long room_for(long longest, const long *features)
+{
+    return longest * (features[KEY] + features[VALUE]) + MOST_BLOCK * (features[QUERY] + features[VALUE] + KEYS_AT_ONCE + 2);
+}
+
+/* Copies keys or values of a row and head to where they stand one behind the other. */
+static void gather(const struct Work *work, enum Part part, long length, float *to)
+{
+    const long features = work->features[part], apart = work->apart[part];
+    const float *from = work->from[part] + work->begin * apart + work->head * features;
+    for (long step = 0; step < length; step++) memcpy(to + step * features, from + step * apart, features * sizeof *to);
+}
+
+/* The same of a block of queries, `[features][block]`, scaled; 0 where there is no query. */
+static void gather_queries(const struct Work *work, const float *from, long count, long block, float *to)
+{
+    const long apart = work->apart[QUERY];
+    for (long i = 0; i < work->features[QUERY]; i++, to += block) {
+        for (long query = 0; query < count; query++) to[query] = from[query * apart + i] * work->attention->scale;
+        for (long query = count; query < block; query++) to[query] = 0.0f;
+    }
+}
+
+/* One row and head. */
+static void attend(const struct Work *work)
+{
+    const struct Cells *cells = work->attention->cells;
+    const long length = work->lengths[work->row], size = work->features[KEY], features = work->features[VALUE];
+    const long outputs = features * work->attention->heads;
+    float *keys = work->room, *values = keys + length * size, *queries = values + length * features;
+    float *scores = queries + MOST_BLOCK * size, *sums = scores + MOST_BLOCK * KEYS_AT_ONCE;
+    float *most = sums + MOST_BLOCK * features, *divisors = most + MOST_BLOCK;
+    const float *from = work->from[QUERY] + work->begin * work->apart[QUERY] + work->head * size;
+    float *to = work->to + work->begin * outputs + work->head * features;
+    gather(work, KEY, length, keys);
+    gather(work, VALUE, length, values);
+    for (long first = 0, count; first < length; first += count) {
+        const long block = length - first > cells->lanes ? cells->wide : cells->lanes;
+        count = length - first < block ? length - first : block;
+        gather_queries(work, from + first * work->apart[QUERY], count, block, queries);
+        for (long key = 0; key < length; key += KEYS_AT_ONCE) {
+            const long of_block = length - key < KEYS_AT_ONCE ? length - key : KEYS_AT_ONCE;
+            cells->multiply(keys + key * size, size, 1, of_block, size, queries, block, 1, scores);
+            cells->weigh(scores, of_block, block, !key, most, divisors, sums, features);
+            cells->multiply(values + key * features, 1, features, features, of_block, scores, block, !key, sums);
+        }
+        for (long query = 0; query < count; query++) {
+            const float factor = 1.0f / divisors[query];
+            for (long i = 0; i < features; i++) to[(first + query) * outputs + i] = sums[i * block + query] * factor;
+        }
+    }
+}
+
+/* Goes to the next head, or to the first one of the next row. */
+static void next(struct Work *work)
+{
+    work->items--;
+    if (++work->head < work->attention->heads) return;
+    work->head = 0;
+    work->begin += work->lengths[work->row++];
+}
+
+static void go_on(void *part, int may_stop)
+{
+    struct Work *work = part;
+    for (; work->items && !(may_stop && core_is_wanted()); next(work)) {
+        attend(work);
+        let_others_run();
+    }
+}
+
+/* ---- Onnxruntime's side. ---- */
+
+enum { LENGTHS = PARTS };
+
+static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    struct Attention found = {.cells = attention_kernels.chosen, .heads = whole(info, "num_heads", 0)};
+    (void)op, (void)given;
+    if (!found.cells || found.heads < 1 || !well(api->KernelInfoGetAttribute_float(info, "scale", &found.scale)))
+        return status(ORT_FAIL, "attention without heads or a scale");
+    found.scale *= BITS_OF_E;
+    struct Attention *attention = malloc(sizeof *attention);
+    if (!attention) return no_memory();
+    *attention = found;
+    *kernel = attention;
+    return NULL;
+}
+
+static void destroy(void *kernel) { free(kernel); }
+
+/* Reads query, key and value; gives how many packed steps they have, -1 if their shapes do not fit each other. */
+static long read_parts(OrtKernelContext *context, struct Work *work)
+{
+    int good = 1;
+    int64_t shapes[PARTS][2] = {{0}};
+    const long heads = work->attention->heads;
+    for (int part = 0; part < PARTS; part++) work->from[part] = input(context, part, shapes[part], 2, &good);
+    const int is_one = !work->from[KEY] && !work->from[VALUE];
+    if (!good || !work->from[QUERY] || (!is_one && (!work->from[KEY] || !work->from[VALUE]))) return -1;
+    if (is_one && shapes[QUERY][1] % PARTS) return -1;
+    for (int part = 0; part < PARTS; part++) {
+        const int64_t *shape = shapes[is_one ? QUERY : part];
+        const long width = is_one ? shape[1] / PARTS : shape[1];
+        if (shape[0] != shapes[QUERY][0] || width < 1 || width % heads) return -1;
+        if (is_one) work->from[part] = work->from[QUERY] + part * width;
+        work->apart[part] = shape[1];
+        work->features[part] = width / heads;
+    }
+    return work->features[QUERY] == work->features[KEY] ? shapes[QUERY][0] : -1;
+}
+
+/* Computes all rows and heads: half of them may be another thread's. */
+static OrtStatus *attend_all(struct Work *all, long rows)
+{
+    const long heads = all->attention->heads, of_step = (all->features[QUERY] + all->features[VALUE]) * heads;
+    struct Work both[2] = {*all, *all};
+    long longest = 0, products = 0;
+    for (long row = 0; row < rows; row++) {
+        if (all->lengths[row] > longest) longest = all->lengths[row];
+        products += (long)all->lengths[row] * all->lengths[row] * of_step;
+    }
+    const long room = room_for(longest, all->features);
+    float *rooms = floats(2 * room);
+    if (!rooms) return no_memory();
+    both[0].room = rooms, both[1].room = rooms + room;
+    both[0].items = 0, both[1].items = rows * heads;
+    for (; both[0].items < rows * heads / 2; both[0].items++) next(&both[1]);
+    do_both(go_on, &both[0], &both[1], products / 2 >= WORTH_HALF_A_BATCH);
+    free(rooms);
+    return NULL;
+}
+
+static OrtStatus *compute(void *kernel, OrtKernelContext *context)
+{
+    struct Work work = {.attention = kernel};
+    int good = 1;
+    int64_t rows[1];
+    const long packed = read_parts(context, &work);
+    work.lengths = input(context, LENGTHS, rows, 1, &good);
+    if (packed < 0 || !good || !work.lengths) return unfit_shapes();
+    const long valid = valid_steps(work.lengths, rows[0], packed), outputs = work.features[VALUE] * work.attention->heads;
+    if (valid < 0) return unfit_length();
+    OrtStatus *error = output(context, 0, (int64_t[]){packed, outputs}, 2, &work.to);
+    if (error || !work.to) return error;
+    memset(work.to + valid * outputs, 0, (packed - valid) * outputs * sizeof *work.to);
+    return attend_all(&work, rows[0]);
+}
+
+/* Reads how long each row is, by a mask; an error of one that hides another step than those past the end. */
+static OrtStatus *compute_lengths(void *kernel, OrtKernelContext *context)
+{
+    int64_t shape[MOST_MASK_AXES];
+    size_t axes = MOST_MASK_AXES;
+    const OrtValue *value = NULL;
+    int32_t *lengths = NULL;
+    const float *mask = well(api->KernelContext_GetInput(context, 0, &value)) ? tensor(value, shape, &axes) : NULL;
+    (void)kernel;
+    if (!mask || axes < 2) return unfit_shapes();
+    const long rows = shape[0], steps = shape[axes - 1];
+    long of_row = 1;
+    for (size_t i = 1; i < axes; i++) of_row *= shape[i];
+    if (!of_row && rows && steps) return unfit_shapes();
+    OrtStatus *error = output(context, 0, (int64_t[]){rows}, 1, (float **)&lengths);
+    for (long row = 0; !error && lengths && row < rows; row++, mask += of_row) {
+        long length = 0, hidden;
+        while (length < steps && mask[length] == 0.0f) length++;
+        for (hidden = length; hidden < steps && mask[hidden] <= HIDDEN;) hidden++;
+        if (hidden < steps) return status(ORT_INVALID_ARGUMENT, "a mask that is not of the steps past the end of a row");
+        lengths[row] = length;
+    }
+    return error;
+}
+
+/* Nothing is known of it. */
+static OrtStatus *create_nothing(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
+{
+    (void)op, (void)given, (void)info;
+    *kernel = NULL;
+    return NULL;
+}
+
+static struct Operator OPERATORS[] = {
+    {.name = "AttentionOfValidSteps", .inputs = "fFFi", .outputs = "f", .create = create, .compute = compute, .destroy = destroy},
+    {.name = "LengthsOfMask", .inputs = "f", .outputs = "i", .create = create_nothing, .compute = compute_lengths, .destroy = destroy},
+    {.name = NULL},
+};
+
+static struct Domain DOMAINS[] = {{.name = "lengthwise.attention", .operators = OPERATORS}, {0}};
+
+struct Kernels attention_kernels = {"attention", KNOWN, NULL, DOMAINS};

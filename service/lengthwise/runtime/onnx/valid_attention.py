@@ -1,0 +1,201 @@
+"""Rewrites a graph with attention so that it computes valid steps only; in memory, the file stays as it is.
+
+    values [rows, width, features] ─> Pack ─> product ─> AttentionOfValidSteps ─> product, norm, ... ─> Unpack
+
+`onnx.attention` finds the attention, and `kernels/_attention.c` computes it, of packed steps (`onnx.fusion`). So does
+onnxruntime what is before and behind it, as far as its operators compute each step by itself: products with weights,
+norms, and operators on single elements. A value with the axes `[rows, width, features]` for sure is *stepwise*: query,
+key, value and answer of an attention, and what such a value is made of, or what is made of such values alone, step by
+step. Where another node reads a stepwise value, it is 0 at padding.
+
+How long rows are is what the mask of the attention says. It may depend on the graph's lengths and the width only, and
+`runtime.opening` compares the answers at several lengths.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from lengthwise.runtime.kernels import _kernels
+from lengthwise.runtime.onnx import onnx_graph
+from lengthwise.runtime.onnx.attention import DOMAIN, OF_VALID_STEPS, Attention, Path, Scores
+from lengthwise.runtime.onnx.fusion import DOMAIN as PACKED
+from lengthwise.runtime.onnx.onnx_graph import AttributeValue, Graph, Node
+from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
+
+INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.INSTRUCTION_SETS.get("attention", ())
+"""The instruction sets that this processor and the kernels support, best first; empty if there are none."""
+_LENGTHS: Final = "lengthwise.lengths"
+_ON_ELEMENTS: Final = (
+    *("Abs", "Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
+    *("Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign"),
+    *("Sqrt", "Sub", "Tanh"),
+)
+_MOVING_MASKS: Final = (
+    *("Add", "Concat", "ConstantOfShape", "Equal", "Expand", "Gather", "Identity", "Mul", "Neg", "Slice"),
+)
+"""Operators on the way to a mask, beside those of `Pattern.mask_constants`."""
+
+
+def fused(model: bytes, *lengths: str) -> bytes:
+    """Returns the graph with the operators in it; `NotFound` (`require`) if it has no attention of valid steps.
+
+    Args:
+        model: The ONNX file.
+        *lengths: The names of its inputs with the lengths, or the mask.
+    """
+    require(b"Softmax" in model)
+    attention = _OfValidSteps(onnx_graph.read(model))
+    attention.replace_all()
+    masks = [node.inputs[-1] for node in attention.graph.nodes if node.operator == OF_VALID_STEPS]
+    require(all(masks))
+    for mask in masks:
+        attention.require_mask_of_lengths(mask, *lengths, further=_MOVING_MASKS)
+    return _Packing(attention.graph, masks[0]).packed().write({DOMAIN: 1, PACKED: 1})
+
+
+class _OfValidSteps(Attention):
+    """A graph whose attention is replaced by the operator, which still reads `[rows, width, features]` and a mask."""
+
+    def _operator(
+        self, paths: list[Path], scores: Scores, heads: int, steps_first: bool, is_flat: bool
+    ) -> tuple[str, list[str]]:
+        mask = self._of_keys(scores.bias)
+        try:
+            source, weights, added = self._of_one(paths, steps_first)
+        except NotFound:
+            return OF_VALID_STEPS, [*(self._input(path, part, steps_first) for part, path in enumerate(paths)), mask]
+        product = self._emit("MatMul", [source, weights])
+        return OF_VALID_STEPS, [self._emit("Add", [product, added]) if added else product, "", "", mask]
+
+    def _of_keys(self, mask: str) -> str:
+        """A mask of the scores before it is repeated for each query and head."""
+        before = mask
+        while (node := self.makers.get(before, Node())).operator in ("Expand", "Reshape"):
+            before = node.inputs[0]
+            mask = before if node.operator == "Expand" else mask
+        return mask
+
+
+class _Packing(Pattern):
+    """Makes new nodes of a graph whose attention is that of `_OfValidSteps`.
+
+    Args:
+        graph: The graph.
+        mask: What is added to the scores of its attention.
+    """
+
+    def __init__(self, graph: Graph, mask: str) -> None:
+        super().__init__(graph)
+        self._mask = mask
+        self._fixed = {*graph.tensors}  # values that depend on no input
+        for node in graph.nodes:
+            if not node.graphs and self._fixed.issuperset(filter(None, node.inputs)):
+                self._fixed.update(node.outputs)
+        self._stepwise = self._find()
+        self._packed: dict[str, str] = {}  # packed steps by the stepwise value
+        self._rectangles: list[str] = []  # stepwise values that exist as such, too
+        self._nodes: list[Node] = []  # the new ones
+
+    def _find(self) -> set[str]:
+        """The stepwise values."""
+        attentions = [node for node in self.graph.nodes if node.operator == OF_VALID_STEPS]
+        found = {name for node in attentions for name in (*self._read(node), *node.outputs)}
+        count = 0
+        while count < len(found):
+            count = len(found)
+            for node in self.graph.nodes[::-1]:  # what they are made of
+                if not found.isdisjoint(node.outputs) and len(read := self._read(node)) == 1:
+                    found |= read
+            for node in self.graph.nodes:  # what is made of them
+                if (read := self._read(node)) and read <= found:
+                    found.update(node.outputs)
+        return found
+
+    def _read(self, node: Node) -> set[str]:
+        """The inputs of a node that computes each step by itself, but for constants; empty for another node."""
+        read = {name for name in node.inputs if name} - self._fixed
+        if node.operator == OF_VALID_STEPS:
+            return read - {node.inputs[-1]}
+        fixed = [name for name in node.inputs if name in self._fixed]
+        match node.operator if node.domain in ONNX and not node.unread and len(node.outputs) == 1 else "":
+            case "MatMul":
+                good = node.inputs[1:] == fixed and len(self.shape(fixed[0])) == 2
+            case "LayerNormalization":
+                good = node.inputs[1:] == fixed and node.attributes.get("axis", -1) in (-1, 2)
+            case "ReduceMean":
+                good = self.axis(node) == -1 and node.attributes.get("keepdims", 1) == 1
+            case operator:
+                good = operator in _ON_ELEMENTS and all(map(self._is_of_features, fixed))
+        return read if good else set()
+
+    def _is_of_features(self, name: str) -> bool:
+        """Whether a constant is one number, or one for each feature."""
+        return len(self.shape(name)) == 1 or (not self.shape(name) and len(self.graph.constants.get(name, ())) == 1)
+
+    def packed(self) -> Graph:
+        """Returns the graph with packed steps."""
+        of_mask = Graph(self.graph.nodes, outputs=[self._mask])
+        of_mask.remove_unused()
+        self._nodes = of_mask.nodes
+        first = {id(node) for node in self._nodes}
+        self._emit("LengthsOfMask", [self._mask], _LENGTHS, DOMAIN)
+        for node in self.graph.nodes:
+            if id(node) in first:
+                continue
+            if (read := self._read(node)) and read <= self._stepwise:
+                self._add(node, read)
+                continue
+            inner = (each for graph in node.graphs for each in graph.walk())
+            self._unpack(*node.inputs, *(name for each in inner for name in each.inputs))
+            self._nodes.append(node)
+        self._unpack(*self.graph.outputs)
+        self.graph.nodes = self._nodes
+        self.graph.remove_unused()
+        return self.graph
+
+    def _emit(
+        self, operator: str, inputs: list[str], output: str, domain: str = "", /, **attributes: AttributeValue
+    ) -> str:
+        """Adds a new node; returns the name of its output."""
+        self._nodes.append(Node(operator, inputs, [output], attributes, domain=domain))
+        return output
+
+    def _add(self, node: Node, read: set[str]) -> None:
+        """Adds a node that computes each step by itself, of packed steps in the place of what it `read`s."""
+        output = node.outputs[0]
+        inputs = [self._pack(name) if name in read else name for name in node.inputs]
+        if node.operator == OF_VALID_STEPS:
+            inputs[-1] = _LENGTHS
+        attributes = node.attributes | ({"axis": -1} if node.operator == "LayerNormalization" else {})
+        operator, product = node.operator, self._nodes[-1]
+        if operator == "Add" and product.operator == "MatMul" and self._is_bias(node, read, product):
+            operator, inputs = "Gemm", [*product.inputs, *({*node.inputs} - read)]
+            self._nodes.pop()
+        self._packed[output] = self._emit(operator, inputs, f"{output}/packed", node.domain, **attributes)
+
+    def _is_bias(self, add: Node, read: set[str], product: Node) -> bool:
+        """Whether an Add adds a bias to a product of packed steps, and nothing else reads that."""
+        (name, *others), biases = [*read], {*add.inputs} - read
+        return (
+            not others
+            and product.outputs == [self._packed[name]]
+            and self.users[name] == [add]
+            and name not in self.graph.used_elsewhere
+            and all(len(self.shape(bias)) == 1 for bias in biases)
+        )
+
+    def _pack(self, name: str) -> str:
+        """Returns the packed steps of a stepwise value."""
+        if name not in self._packed:
+            self._rectangles.append(name)
+            self._packed[name] = self._emit("Pack", [name, _LENGTHS], f"{name}/packed", PACKED, axes="rsf")
+        return self._packed[name]
+
+    def _unpack(self, *names: str) -> None:
+        """Lets those of the values that are packed steps be rectangles, as a node reads them as such."""
+        for name in names:
+            if name in self._packed and name not in self._rectangles:
+                inputs = [self._packed[name], _LENGTHS, self._rectangles[0]]
+                self._emit("Unpack", inputs, name, PACKED, axes="rsf", axis=1)
+                self._rectangles.append(name)
