@@ -14,6 +14,9 @@ How long rows are is what the mask of the attention says. It may depend on the g
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from lengthwise.runtime.kernels import _kernels
@@ -25,13 +28,14 @@ from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
 
 INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.INSTRUCTION_SETS.get("attention", ())
 """The instruction sets that this processor and the kernels support, best first; empty if there are none."""
+_SUM: Final = "StepSum"
 _LENGTHS: Final = "lengthwise.lengths"
 _ON_ELEMENTS: Final = (
     *("Abs", "Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
     *("Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign"),
     *("Sqrt", "Sub", "Tanh"),
 )
-_MOVING_MASKS: Final = (
+_OF_MASKS: Final = (
     *("Add", "Concat", "ConstantOfShape", "Equal", "Expand", "Gather", "Identity", "Mul", "Neg", "Slice"),
 )
 """Operators on the way to a mask, beside those of `Pattern.mask_constants`."""
@@ -48,10 +52,9 @@ def fused(model: bytes, *lengths: str) -> bytes:
     attention = _OfValidSteps(onnx_graph.read(model))
     attention.replace_all()
     masks = [node.inputs[-1] for node in attention.graph.nodes if node.operator == OF_VALID_STEPS]
-    require(all(masks))
-    for mask in masks:
-        attention.require_mask_of_lengths(mask, *lengths, further=_MOVING_MASKS)
-    return _Packing(attention.graph, masks[0]).packed().write({DOMAIN: 1, PACKED: 1})
+    packing = _Packing(attention.graph, masks[0], lengths)
+    require(all(map(packing.is_mask, masks)))
+    return packing.packed().write({DOMAIN: 1, PACKED: 1})
 
 
 class _OfValidSteps(Attention):
@@ -83,11 +86,12 @@ class _Packing(Pattern):
     Args:
         graph: The graph.
         mask: What is added to the scores of its attention.
+        lengths: The names of its inputs with the lengths, or the mask.
     """
 
-    def __init__(self, graph: Graph, mask: str) -> None:
+    def __init__(self, graph: Graph, mask: str, lengths: Sequence[str]) -> None:
         super().__init__(graph)
-        self._mask = mask
+        self._mask, self._of_lengths = mask, lengths
         self._fixed = {*graph.tensors}  # values that depend on no input
         for node in graph.nodes:
             if not node.graphs and self._fixed.issuperset(filter(None, node.inputs)):
@@ -96,6 +100,13 @@ class _Packing(Pattern):
         self._packed: dict[str, str] = {}  # packed steps by the stepwise value
         self._rectangles: list[str] = []  # stepwise values that exist as such, too
         self._nodes: list[Node] = []  # the new ones
+
+    def is_mask(self, name: str) -> bool:
+        """Whether a value is a mask that may depend on the lengths and the width only."""
+        with suppress(NotFound):
+            self.require_mask_of_lengths(name, *self._of_lengths, further=_OF_MASKS)
+            return bool(name)
+        return False
 
     def _find(self) -> set[str]:
         """The stepwise values."""
@@ -125,9 +136,40 @@ class _Packing(Pattern):
                 good = node.inputs[1:] == fixed and node.attributes.get("axis", -1) in (-1, 2)
             case "ReduceMean":
                 good = self.axis(node) == -1 and node.attributes.get("keepdims", 1) == 1
+            case "Where" | "Mul" if kept := self._masked(node):
+                return {kept}
             case operator:
                 good = operator in _ON_ELEMENTS and all(map(self._is_of_features, fixed))
         return read if good else set()
+
+    def _masked(self, node: Node) -> str:
+        """What a mask lets be at valid steps, and makes 0 at others; empty if a node is not that."""
+        if node.operator == "Mul":
+            masks = [name for name in node.inputs if name not in self._fixed and self.is_mask(name)]
+            kept = [name for name in node.inputs if name not in masks]
+        else:
+            masks = [name for name in node.inputs[:1] if self.is_mask(name)]
+            kept = [name for name in node.inputs[1:] if self.graph.constants.get(name) != (0.0,)]
+        return kept[0] if len(masks) == len(kept) == 1 and kept[0] not in self._fixed else ""
+
+    def _sum(self, node: Node) -> Node:
+        """A sum of a stepwise value over the steps, as an operator of packed steps; another node as it is.
+
+        A product with ones has the same bits at every width.
+        """
+        with suppress(NotFound):
+            name, axes = node.inputs[0], "rf"
+            if node.operator == "Gather":
+                product = self.maker(name, "MatMul")
+                self.maker(product.inputs[0], "ConstantOfShape")
+                require(node.attributes.get("axis") == 1 and self.constant(node.inputs[1]) == 0)
+                name = product.inputs[1]
+            else:
+                require(node.operator == "ReduceSum" and self.axis(node) == 1)
+                axes = "r1f" if node.attributes.get("keepdims", 1) else "rf"
+            require(name in self._stepwise)
+            return Node(_SUM, [name], node.outputs, {"axes": axes}, domain=PACKED)
+        return node
 
     def _is_of_features(self, name: str) -> bool:
         """Whether a constant is one number, or one for each feature."""
@@ -135,6 +177,8 @@ class _Packing(Pattern):
 
     def packed(self) -> Graph:
         """Returns the graph with packed steps."""
+        self.graph.nodes = [self._sum(node) for node in self.graph.nodes]
+        self.graph.remove_unused()
         of_mask = Graph(self.graph.nodes, outputs=[self._mask])
         of_mask.remove_unused()
         self._nodes = of_mask.nodes
@@ -142,6 +186,9 @@ class _Packing(Pattern):
         self._emit("LengthsOfMask", [self._mask], _LENGTHS, DOMAIN)
         for node in self.graph.nodes:
             if id(node) in first:
+                continue
+            if node.operator == _SUM:
+                self._nodes.append(replace(node, inputs=[self._pack(node.inputs[0]), _LENGTHS]))
                 continue
             if (read := self._read(node)) and read <= self._stepwise:
                 self._add(node, read)
@@ -164,6 +211,9 @@ class _Packing(Pattern):
     def _add(self, node: Node, read: set[str]) -> None:
         """Adds a node that computes each step by itself, of packed steps in the place of what it `read`s."""
         output = node.outputs[0]
+        if node.operator in ("Mul", "Where") and (kept := self._masked(node)):
+            self._packed[output] = self._pack(kept)
+            return
         inputs = [self._pack(name) if name in read else name for name in node.inputs]
         if node.operator == OF_VALID_STEPS:
             inputs[-1] = _LENGTHS
