@@ -36,7 +36,8 @@ _ON_ELEMENTS: Final = (
     *("Sqrt", "Sub", "Tanh"),
 )
 _OF_MASKS: Final = (
-    *("Add", "Concat", "ConstantOfShape", "Equal", "Expand", "Gather", "Identity", "Mul", "Neg", "Slice"),
+    *("Add", "Concat", "ConstantOfShape", "CumSum", "Equal", "Expand", "Gather", "Identity", "Mul", "Neg", "Slice"),
+    "Transpose",
 )
 """Operators on the way to a mask, beside those of `Pattern.mask_constants`."""
 
@@ -158,15 +159,15 @@ class _Packing(Pattern):
         A product with ones has the same bits at every width.
         """
         with suppress(NotFound):
-            name, axes = node.inputs[0], "rf"
+            axes = "rf"
             if node.operator == "Gather":
-                product = self.maker(name, "MatMul")
+                product = self.maker(node.inputs[0], "MatMul")
                 self.maker(product.inputs[0], "ConstantOfShape")
                 require(node.attributes.get("axis") == 1 and self.constant(node.inputs[1]) == 0)
                 name = product.inputs[1]
             else:
                 require(node.operator == "ReduceSum" and self.axis(node) == 1)
-                axes = "r1f" if node.attributes.get("keepdims", 1) else "rf"
+                name, axes = node.inputs[0], "r1f" if node.attributes.get("keepdims", 1) else "rf"
             require(name in self._stepwise)
             return Node(_SUM, [name], node.outputs, {"axes": axes}, domain=PACKED)
         return node
