@@ -32,6 +32,7 @@ from lengthwise.runtime.onnx import (
     integer_layers,
     kernel_shares,
     nan_trial,
+    onnx_graph,
     summaries,
     valid_attention,
 )
@@ -196,8 +197,12 @@ def _with_recurrent_kernels(
 
 
 def _may_be_recurrent(graph: bytes) -> bool:
-    """Whether a graph may have a recurrent layer, or at int8 another layer for this project's kernels."""
-    return any(name in graph for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
+    """Whether a graph has a recurrent layer, or at int8 another layer for this project's kernels."""
+    names = {"LSTM", "GRU", "DequantizeLinear"}
+    # Some of many weights have the bytes of a name.
+    return any(name.encode() in graph for name in names) and any(
+        node.operator in names for node in onnx_graph.read(graph).walk()
+    )
 
 
 def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Device) -> _WithKernels:

@@ -135,7 +135,7 @@ class Attention(Pattern):
         if order == ():
             return last
         try:
-            joined = self.only_user(last.outputs[0], "Reshape")
+            joined = self._reshape(last.outputs[0])
         except NotFound:
             require(not steps_first)
             self._emit("Reshape", [attended, self._integers(0, 0, heads, -1)])
@@ -152,6 +152,10 @@ class Attention(Pattern):
     def _integers(self, *numbers: int) -> str:
         return self._emit("Constant", [], value_ints=numbers)
 
+    def _sizes(self, name: str, *axes: int) -> str:
+        """The sizes of axes."""
+        return self._emit("Gather", [self._emit("Shape", [name]), self._integers(*axes)])
+
     def _number(self, number: float) -> str:
         return self._emit("Constant", [], value_float=number)
 
@@ -159,6 +163,13 @@ class Attention(Pattern):
         """Adds a copy of a node with another first input; returns the node."""
         self._emit(node.operator, [first, *node.inputs[1:]], **node.attributes)
         return node
+
+    def _reshape(self, name: str) -> Node:
+        """The Reshape that alone reads a value, but for nodes that read its shape, which the Reshape may use."""
+        require(name not in self.graph.used_elsewhere)
+        reshapes = [node for node in self.users.get(name, []) if node.operator != "Shape"]
+        require(len(reshapes) == 1 and reshapes[0].operator == "Reshape")
+        return reshapes[0]
 
     def _joined_heads(self, joined: Node, attended: str) -> Node:
         """Adds what joins the heads, which the operator has joined already; returns the node that did."""
@@ -258,7 +269,7 @@ class Attention(Pattern):
         if is_flat:
             name = self._emit("Unsqueeze", [name, self._integers(0)])
             name = self._emit("Reshape", [name, self._integers(-1, heads, 0, 0)])
-        width = self._emit("Shape", [name], start=-1)
+        width = self._sizes(name, -1)
         shape = self._emit("Concat", [self._integers(1, 1), width, self._integers(1)], axis=0)
         return self._emit("Expand", [name, shape])
 
@@ -323,7 +334,7 @@ class Attention(Pattern):
         inputs = [self._input(path, part, steps_first) for part, path in enumerate(paths)]
         if valid:
             # `[rows, keys, 1]`; of a mask of queries `[rows, 1, queries]`, with which no run succeeds
-            shape = self._emit("Concat", [self._integers(-1), self._emit("Shape", [valid], start=-2)], axis=0)
+            shape = self._emit("Concat", [self._integers(-1), self._sizes(valid, -2, -1)], axis=0)
             valid = self._emit("Transpose", [self._emit("Reshape", [valid, shape])], perm=_KEYS_FIRST)
             inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
         return _APART, inputs

@@ -117,12 +117,24 @@ class _Packing(Pattern):
         while count < len(found):
             count = len(found)
             for node in self.graph.nodes[::-1]:  # what they are made of
-                if not found.isdisjoint(node.outputs) and len(read := self._read(node)) == 1:
-                    found |= read
+                if not found.isdisjoint(node.outputs):
+                    found |= self._source(node)
             for node in self.graph.nodes:  # what is made of them
                 if (read := self._read(node)) and read <= found:
                     found.update(node.outputs)
         return found
+
+    def _source(self, node: Node) -> set[str]:
+        """The input of a node that has the axes of its output: the only one, or one of which the other is made.
+
+        The difference from a mean over the features is such, or a product with the error function.
+        """
+        read, made_of = self._read(node), set[str]()
+        for name in read:
+            while len(before := self._read(self.makers.get(name, Node()))) == 1:
+                (name,) = before
+                made_of.add(name)
+        return read & made_of or (read if len(read) == 1 else set())
 
     def _read(self, node: Node) -> set[str]:
         """The inputs of a node that computes each step by itself, but for constants; empty for another node."""
