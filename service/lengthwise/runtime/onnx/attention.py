@@ -37,6 +37,7 @@ _MOST: Final = 8  # nodes between the product and the softmax; each may have the
 _SELECTING: Final = ("Gather", "Slice", "Split")
 _MOVING: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", *_SELECTING)
 """The operators that leave every number as it is."""
+_OF_SIZES: Final = ("Cast", "Concat", "Gather", "Mul", "Slice", "Squeeze", "Unsqueeze")
 _AXES: Final = ("Identity", "Reshape", "Squeeze", "Unsqueeze")  # between a mask of the scores and one of the keys
 _HEADS_FIRST: Final = (0, 2, 1, 3)  # from steps before heads to heads before steps, and back
 _KEY_TURNED: Final = (0, 3, 1, 2)  # from a key as the second factor of a MatMul to steps before heads
@@ -165,11 +166,19 @@ class Attention(Pattern):
         return node
 
     def _reshape(self, name: str) -> Node:
-        """The Reshape that alone reads a value, but for nodes that read its shape, which the Reshape may use."""
-        require(name not in self.graph.used_elsewhere)
-        reshapes = [node for node in self.users.get(name, []) if node.operator != "Shape"]
-        require(len(reshapes) == 1 and reshapes[0].operator == "Reshape")
-        return reshapes[0]
+        """The Reshape that alone reads a value, maybe by sizes of its own; `NotFound` if none does."""
+        waiting, found = [name], list[Node]()
+        while waiting:
+            value = waiting.pop()
+            require(value not in self.graph.used_elsewhere)
+            for node in self.users.get(value, []):
+                if node.operator == "Reshape":
+                    found.append(node)
+                else:
+                    require(node.operator in (("Shape",) if value == name else _OF_SIZES))
+                    waiting += node.outputs
+        require(found and found[0].inputs[0] == name and all(node is found[0] for node in found))
+        return found[0]
 
     def _joined_heads(self, joined: Node, attended: str) -> Node:
         """Adds what joins the heads, which the operator has joined already; returns the node that did."""
