@@ -92,7 +92,7 @@ sanitize: .venv/.development ## Runs the tests of the kernels in C with AddressS
 	cd $(SANITIZED) && CFLAGS="-g $(SANITIZERS)" $(CURDIR)/$(BIN)/python setup.py --quiet build_ext --inplace
 	PYTHONPATH=$(SANITIZED)/service:$(SANITIZED)/model_export LD_PRELOAD="$$(cc -print-file-name=libasan.so) $$(cc -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest -n0 -q -p no:cacheprovider -m "long or not long" \
-	tests/service/test_recurrent_kernels.py tests/service/test_convolutions.py tests/service/test_fusion.py tests/service/test_packed_steps.py tests/service/test_integer_kernels.py \
+	tests/service/test_attention_kernels.py tests/service/test_recurrent_kernels.py tests/service/test_convolutions.py tests/service/test_fusion.py tests/service/test_packed_steps.py tests/service/test_integer_kernels.py \
 	tests/service/test_integer_layers.py tests/service/test_kernel_states.py tests/service/test_states.py tests/model_export/test_fixed_kernels.py tests/model_export/test_summaries.py $(SANITIZE)
 
 gallery: .venv/.development ## What is tried in full: every model of the galleries, layers and estimators, 1,000 sequences each (an hour)

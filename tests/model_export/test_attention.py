@@ -1,4 +1,4 @@
-"""Attention in one operator of onnxruntime: the same answers as the nodes of the graph, and nothing leaks into them."""
+"""Attention in one operator, of the kernels or of onnxruntime: the same answers, and nothing leaks into them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from torch import Tensor, nn
 import lengthwise_export
 from benchmarks.transformer import Transformer
 from lengthwise.padding import PaddedBatch, Steps, pad
+from lengthwise.runtime import recurrent_kernels
+from lengthwise.runtime.answers import by_row
 from lengthwise.runtime.graph_inputs import feed
 from lengthwise.runtime.manifest import GRAPH_FILE, Manifest
-from lengthwise.runtime.onnx import attention
+from lengthwise.runtime.onnx import attention, valid_attention
 from lengthwise.runtime.opening import ATTENTION
 from lengthwise.runtime.provider import PLAIN_CPU
 from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME
@@ -40,6 +42,18 @@ ENCODERS: Final = {
 }
 """Encoders of the gallery, and how often each has attention."""
 EXHIBITS: Final = [exhibit for exhibit in TORCH_SOUND if exhibit.name in ENCODERS]
+NOT_OF_LENGTHS: Final = ("alibi_attention", "causal_decoder")
+"""Those whose mask says more than which steps are valid."""
+OWN: Final = " ".join([ATTENTION, *valid_attention.INSTRUCTION_SETS[:1]])
+"""The kernels that run the attention of valid steps; onnxruntime's operator where this processor has none."""
+
+
+@pytest.fixture(params=[pytest.param(OWN, id="own"), pytest.param(ATTENTION, id="onnxruntime")])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the kernels of a session: with this project's kernels, and on a processor that has none."""
+    if request.param == ATTENTION:
+        monkeypatch.setattr(valid_attention, "INSTRUCTION_SETS", ())
+    return request.param
 
 
 class SelfAttention(nn.Module):
@@ -98,8 +112,8 @@ def require_equal(own: Session, plain: Session, sequences: list[Steps]) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("exhibit", EXHIBITS, ids=[exhibit.name for exhibit in EXHIBITS])
-@pytest.mark.sampled(8)
-def test_encoders_of_the_gallery_run_in_the_operator_for_attention(exhibit: Exhibit):
+@pytest.mark.sampled(16)
+def test_encoders_of_the_gallery_run_in_the_operator_for_attention(exhibit: Exhibit, kernels: str):
     options = TargetOptions(
         features=exhibit.features,
         vocabulary=exhibit.vocabulary,
@@ -107,7 +121,8 @@ def test_encoders_of_the_gallery_run_in_the_operator_for_attention(exhibit: Exhi
         second=exhibit.second if exhibit.named else None,
     )
     own, plain, sequences = opened(exhibit.target, options)
-    assert (own.kernels, plain.kernels) == (ATTENTION, ONNXRUNTIME)
+    assert own.kernels == (ATTENTION if exhibit.name in NOT_OF_LENGTHS else kernels)
+    assert plain.kernels == ONNXRUNTIME
     require_equal(own, plain, sequences)
 
 
@@ -128,9 +143,35 @@ def test_each_layer_of_a_transformer_has_its_attention_in_one_node(published: Pu
     assert len(operators) < len(onnx.load_from_string(graph).graph.node)
 
 
+@pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
+def test_steps_are_packed_from_the_input_to_the_mean(published: PublishedModel):
+    graph = (published.directory / GRAPH_FILE).read_bytes()
+    new = onnx.load_from_string(valid_attention.fused(graph, "lengths"))
+    operators = [node.op_type for node in new.graph.node]
+    counts = {name: operators.count(name) for name in ("AttentionOfValidSteps", "Pack", "Unpack", "StepSum")}
+    assert counts == {"AttentionOfValidSteps": 2, "Pack": 1, "Unpack": 0, "StepSum": 1}
+    assert not {"Attention", "Softmax", "ConstantOfShape"} & {*operators}
+
+
+@pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
+@pytest.mark.parametrize("set_", valid_attention.INSTRUCTION_SETS)
+def test_padding_that_is_nan_reaches_no_answer(published: PublishedModel, set_: str):
+    recurrent_kernels.choose(set_, "attention")
+    session = Session.load(published.directory, published.manifest)
+    recurrent_kernels.choose(valid_attention.INSTRUCTION_SETS[0], "attention")
+    assert session.kernels == f"{ATTENTION} {set_}"
+    random = np.random.default_rng(0)
+    sequences = [random.standard_normal((length, 12)).astype(np.float32) for length in LENGTHS]
+    batch = pad(sequences, width=40)
+    wild = PaddedBatch(batch.steps.copy(), batch.lengths)
+    wild.steps[np.arange(batch.width) >= batch.lengths[:, None]] = np.nan
+    answers = session.run(wild).logits
+    assert np.array_equal(answers, [session.run(pad([steps])).logits[0] for steps in sequences])
+
+
 def test_an_export_promises_the_bits_of_the_operator_that_will_serve(published: PublishedModel):
     session = Session.load(published.directory, published.manifest)
-    assert published.manifest.made[KERNELS] == session.kernels == ATTENTION
+    assert published.manifest.made[KERNELS] == session.kernels == OWN
     assert published.manifest.promise(session.provider).bits
     random = np.random.default_rng(0)
     sequences = [random.standard_normal((length, 12)).astype(np.float32) for length in LENGTHS]
@@ -138,21 +179,22 @@ def test_an_export_promises_the_bits_of_the_operator_that_will_serve(published: 
     assert np.array_equal(together, [session.run(pad([steps])).logits[0] for steps in sequences])
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("writes", [None, -1e9, -float("inf")])
-def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | None):
+def test_a_mask_that_is_added_or_written_hides_large_padding(writes: float | None, kernels: str):
     own, plain, sequences = opened(SelfAttention(writes, grows=1e15))
-    assert own.kernels == ATTENTION
+    assert own.kernels == kernels
     require_equal(own, plain, sequences)
 
 
 @pytest.mark.long
-def test_a_written_mask_hides_padding_whose_scores_overflow():
+@pytest.mark.sampled(2)
+def test_a_written_mask_hides_padding_whose_scores_overflow(kernels: str):
     own, _, sequences = opened(SelfAttention(-1e9))
     batch = pad(sequences)
     wild = PaddedBatch(batch.steps.copy(), batch.lengths)
     wild.steps[np.arange(batch.width) >= batch.lengths[:, None]] = 1e37
-    assert own.kernels == ATTENTION
+    assert own.kernels == kernels
     assert np.array_equal(own.run(wild).logits, own.run(batch).logits)
 
 
@@ -174,7 +216,7 @@ def test_parts_of_a_product_with_turned_weights_and_no_bias_are_found():
     manifest = Manifest(name="m", version=1, input=target.steps, labels=target.labels, graph=target.names)
     graph = model.SerializeToString()
     session = Session(graph, manifest)
-    assert session.kernels == ATTENTION
+    assert session.kernels == OWN
     batch = pad([np.random.default_rng(0).standard_normal((length, 4)).astype(np.float32) for length in LENGTHS])
     plain = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     logits = plain.run([manifest.graph.logits], feed(manifest.graph, batch))[0]
@@ -254,7 +296,7 @@ def test_what_is_written_at_a_rare_token_is_in_the_answers(where: str):
 @pytest.mark.parametrize("where", ["weights", "value"])
 def test_zeros_that_padding_has_in_the_operator_are_no_hindrance(where: str):
     own, plain, sequences = opened(ZerosAtSteps(where, is_rare=False), TargetOptions(vocabulary=30_000))
-    assert own.kernels == ATTENTION
+    assert own.kernels == OWN
     require_equal(own, plain, sequences)
 
 
@@ -274,7 +316,8 @@ def test_a_scale_is_a_root_of_no_negative_number(square: float):
             attention.fused(graph)
 
 
-def test_three_products_and_a_scale_of_the_heads_are_one_operator():
+@pytest.mark.parametrize("opset", [14, 18])
+def test_three_products_and_a_scale_of_the_heads_are_one_operator(opset: int):
     # As torch's exporter of TorchScript writes `scaled_dot_product_attention`, so of folders of optimum
     made = [
         f"{part}_made = MatMul(x, {part}_weights) {part}_sum = Add({part}_bias, {part}_made) "
@@ -282,7 +325,7 @@ def test_three_products_and_a_scale_of_the_heads_are_one_operator():
         for part, order in (("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3]))
     ]
     parameters = [f"float[8, 8] {part}_weights, float[8] {part}_bias" for part in ("query", "key", "value")]
-    text = f"""<ir_version: 8, opset_import: ["": 18]>
+    text = f"""<ir_version: 8, opset_import: ["": {opset}]>
         g (float[rows, width, 8] x, float[rows, 1, 1, width] mask, {", ".join(parameters)})
         => (float[rows, width, 8] y) {{
             apart = Constant<value_ints = [0, 0, 2, 4]>() joined = Constant<value_ints = [0, 0, 8]>()
@@ -312,6 +355,99 @@ def test_three_products_and_a_scale_of_the_heads_are_one_operator():
         for graph in (fused, model.SerializeToString())
     ]
     assert np.allclose(*answers, rtol=1e-5, atol=1e-6)
+
+
+ENCODER: Final = """<ir_version: 8, opset_import: ["": 14]>
+    g (float[rows, width, 8] x, float[rows, 1, 1, width] mask)
+    => (float[rows, width, 8] y, float[rows, 1, 8] total) {
+        two = Constant<value_float = 2.0>() little = Constant<value_float = 0.001>() axis = Constant<value_ints = [1]>()
+        apart = Constant<value_ints = [0, 0, 2, 4]>() one = Constant<value_ints = [-1]>()
+        moved = Add(x, bias) mean = ReduceMean<axes = [-1]>(moved) off = Sub(moved, mean) square = Pow(off, two)
+        variance = ReduceMean<axes = [-1]>(square) more = Add(variance, little) root = Sqrt(more) norm = Div(off, root)
+        q_made = MatMul(norm, wq) k_made = MatMul(norm, wk) v_made = MatMul(norm, wv)
+        q_apart = Reshape(q_made, apart) k_apart = Reshape(k_made, apart) v_apart = Reshape(v_made, apart)
+        q = Transpose<perm = [0, 2, 1, 3]>(q_apart) k = Transpose<perm = [0, 2, 3, 1]>(k_apart)
+        v = Transpose<perm = [0, 2, 1, 3]>(v_apart)
+        scores = MatMul(q, k) hidden = Add(scores, mask) weights = Softmax(hidden) answer = MatMul(weights, v)
+        turned = Transpose<perm = [0, 2, 1, 3]>(answer)
+        sizes = Shape(turned) first = Constant<value_ints = [0]>() second = Constant<value_ints = [1]>()
+        size0 = Gather(sizes, first) size1 = Gather(sizes, second) joined = Concat<axis = 0>(size0, size1, one)
+        heads = Reshape(turned, joined) y = Add(heads, norm) total = ReduceSum(y, axis)
+    }"""
+"""Attention behind a norm of nodes, whose heads are joined by sizes of their own."""
+
+
+@pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
+def test_a_norm_of_several_nodes_is_packed_as_a_whole():
+    model, random = onnx.parser.parse_model(ENCODER), np.random.default_rng(0)
+    for name, shape in {"bias": (8,), "wq": (8, 8), "wk": (8, 8), "wv": (8, 8)}.items():
+        numbers = random.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(numbers, name))
+    graph = model.SerializeToString()
+    new = valid_attention.fused(graph, "mask")
+    operators = [node.op_type for node in onnx.load_from_string(new).graph.node]
+    assert [operators.count(name) for name in ("Pack", "Unpack", "StepSum", "ReduceMean")] == [1, 1, 1, 2]
+    valid = np.arange(7) < np.array([[7], [3]])
+    mask = np.where(valid, 0, -np.inf)[:, None, None].astype(np.float32)
+    x = random.standard_normal((2, 7, 8)).astype(np.float32)
+    options = onnxruntime.SessionOptions()
+    recurrent_kernels.register(options)
+    recurrent_kernels.register(options, "attention")
+    own = onnxruntime.InferenceSession(new, options, providers=["CPUExecutionProvider"])
+    plain = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    (y, total), (expected, _) = (each.run(None, {"x": x, "mask": mask}) for each in (own, plain))
+    assert np.allclose(y[valid], expected[valid], rtol=1e-5, atol=1e-5)
+    assert not y[~valid].any()
+    assert np.allclose(total, y.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-5)
+
+
+class OfFirstSteps(SelfAttention):
+    """It hides every step behind the first 40, too."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        return super().forward(x, torch.where(lengths < 40, lengths, 40))
+
+
+@pytest.mark.long
+def test_a_mask_of_more_than_the_lengths_is_that_of_onnxruntimes_operator():
+    own, plain, sequences = opened(OfFirstSteps())
+    assert own.kernels == ATTENTION
+    require_equal(own, plain, [*sequences, np.ones((60, 4), np.float32)])
+
+
+class OfEachStep(SelfAttention):
+    """An answer of each step; of padding, what its own numbers make."""
+
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        hidden = (torch.arange(x.shape[1]) >= lengths[:, None])[:, None, None]
+        weights = (query @ key.mT / 2.0).masked_fill(hidden, -torch.inf).softmax(-1)
+        return self.head((weights @ value).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.long
+@pytest.mark.sampled(2)
+def test_answers_of_padding_need_not_be_the_same(kernels: str):
+    target = targets.read(OfEachStep(), TargetOptions(features=4))
+    names = Manifest(name="m", version=1, input=target.steps, labels=target.labels, graph=target.names)
+    manifest = names.like(task="per-step")
+    graph = target.build("m", 18).SerializeToString()
+    own, plain = Session(graph, manifest), Session(graph, manifest, devices=(PLAIN_CPU,))
+    assert own.kernels == kernels
+    batch = pad([np.full((length, 4), length, np.float32) for length in LENGTHS])
+    answers, expected = (by_row(each.run(batch).logits, batch.lengths, manifest) for each in (own, plain))
+    np.testing.assert_allclose(np.concatenate(answers), np.concatenate(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "DequantizeLinear"])
+def test_weights_that_have_the_bytes_of_a_layers_name_are_no_layer(name: str):
+    target = targets.read(SelfAttention(), TargetOptions(features=4))
+    manifest = Manifest(name="m", version=1, input=target.steps, labels=target.labels, graph=target.names)
+    model = target.build("m", 18)
+    model.graph.doc_string = name
+    assert Session(model.SerializeToString(), manifest).kernels == OWN
 
 
 def test_a_softmax_of_an_answer_is_no_attention():
