@@ -55,16 +55,16 @@ static TARGET void NAMED(multiply_queries)(const float *numbers, long row_apart,
 INLINE Vector NAMED(power_of_two)(Vector x)
 {
     const Vector to_whole = NAMED(all)(12582912.0f); /* 1.5 * 2^23: the sum has no places behind the point */
-    x = (Vector)LARGER(NAMED(all)(-126.0f), x);
-    const Vector shifted = x + to_whole, rest = x - (shifted - to_whole);
+    const Vector least = NAMED(all)(-126.0f), bounded = (Vector)LARGER(least, x), number = (Vector)LARGER(bounded, least);
+    const Vector shifted = number + to_whole, rest = number - (shifted - to_whole), nan_or_zero = bounded - bounded;
     Vector power = FUSED(NAMED(all)(1.5353362e-4f), rest, NAMED(all)(1.3398875e-3f));
     power = FUSED(power, rest, NAMED(all)(9.6184369e-3f));
     power = FUSED(power, rest, NAMED(all)(5.5503324e-2f));
     power = FUSED(power, rest, NAMED(all)(0.24022648f));
     power = FUSED(power, rest, NAMED(all)(0.69314718f));
     power = FUSED(power, rest, NAMED(all)(1.0f));
-    const Vector zero = x - x; /* but NaN of NaN, whose bits the next line may make those of a number */
-    return (Vector)((Integers)power + ((Integers)shifted << 23)) + zero; /* the lowest bits of the sum are the exponent */
+    /* The lowest bits of the sum are the exponent */
+    return (Vector)((Integers)power + ((Integers)shifted << 23)) + nan_or_zero;
 }
 
 /* Turns the scores of `count` keys, `[count][block]`, into their shares before they are divided by the sum of all.
