@@ -1,11 +1,11 @@
 """Opens a graph in onnxruntime, with Lengthwise's kernels for its layers where they can run it.
 
 A *plain* session runs the graph of the file in onnxruntime's kernels. A *replaced* graph has operators of Lengthwise's
-kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares`, `convolutions` or `summaries`), or
-onnxruntime's own operator for attention (`onnx.attention`); it is in memory only. The kernels are tried first: those
-for recurrent layers and int8, then those for fixed kernels, for convolutions and for summaries, then attention. Where
-none can run the graph, the plain session is used. Importing this module switches onnxruntime's telemetry off, for the
-whole process.
+kernels in the place of nodes (`onnx.fusion`, `integer_layers`, `kernel_shares`, `convolutions`, `summaries` or
+`valid_attention`), or onnxruntime's own operator for attention (`onnx.attention`); it is in memory only. First come
+the kernels for recurrent layers and int8, then those for fixed kernels, convolutions, summaries and attention, then
+onnxruntime's operator for attention. Where none can run the graph, the plain session is used. Importing this module
+switches onnxruntime's telemetry off, for the whole process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from lengthwise.runtime.onnx import (
     integer_layers,
     kernel_shares,
     nan_trial,
-    onnx_graph,
     summaries,
     valid_attention,
 )
@@ -54,7 +53,7 @@ RUNTIME_VERSION: str = onnxruntime.__version__ if onnxruntime is not None else "
 INTEGER: Final = "int8 "
 """What comes before the instruction set of the integer kernels in `Session.kernels`, which describes all kinds."""
 ATTENTION: Final = "attention"
-"""`Session.kernels` where attention runs in onnxruntime's operator for it."""
+"""`Session.kernels` where attention runs in onnxruntime's operator for it; own kernels name their set behind it."""
 
 _ERRORS: Final = 3
 """The lowest severity of what onnxruntime prints. It would warn of nodes on the CPU and of copies: see `placement`."""
@@ -198,12 +197,11 @@ def _with_recurrent_kernels(
 
 
 def _may_be_recurrent(graph: bytes) -> bool:
-    """Whether a graph has a recurrent layer, or at int8 another layer for this project's kernels."""
-    names = {"LSTM", "GRU", "DequantizeLinear"}
-    # Some of many weights have the bytes of a name.
-    return any(name.encode() in graph for name in names) and any(
-        node.operator in names for node in onnx_graph.read(graph).walk()
-    )
+    """Whether a graph may have a recurrent layer, or at int8 another layer for this project's kernels.
+
+    Before its name, a node's operator has two more bytes. Without these, many weights would have those of a short name.
+    """
+    return any(b'"%c%b' % (len(name), name) in graph for name in (b"LSTM", b"GRU", b"DequantizeLinear"))
 
 
 def _open_and_test(source: Source, manifest: Manifest, threads: int, device: Device) -> _WithKernels:

@@ -44,7 +44,7 @@ def register(options: Any, numbers: Numbers = "float32") -> str:
     """Lets sessions with these `SessionOptions` use the kernels of a kind; returns their instruction set.
 
     `numbers` is a kind of kernels with at least one instruction set: `float32` (LSTM and GRU), `int8`, `shares` (the
-    fixed kernels), `convolutions` or `summaries`.
+    fixed kernels), `convolutions`, `summaries` or `attention`.
     """
     instruction_set = _kernels.offer(numbers)
     options.register_custom_ops_library(_kernels.__file__)

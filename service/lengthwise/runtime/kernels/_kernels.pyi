@@ -2,7 +2,7 @@
 
 `numbers` is what the kernels multiply, "float32" or "int8", "shares" for those of `fixed_kernels`,
 "convolutions" for those of `onnx.convolutions`, "summaries" for those of `onnx.summaries`, or "attention" for those of
-`onnx.attention`.
+`onnx.valid_attention`.
 """
 
 from typing import Literal

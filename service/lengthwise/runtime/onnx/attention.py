@@ -37,7 +37,6 @@ _MOST: Final = 8  # nodes between the product and the softmax; each may have the
 _SELECTING: Final = ("Gather", "Slice", "Split")
 _MOVING: Final = ("Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", *_SELECTING)
 """The operators that leave every number as it is."""
-_OF_SIZES: Final = ("Cast", "Concat", "Gather", "Mul", "Slice", "Squeeze", "Unsqueeze")
 _AXES: Final = ("Identity", "Reshape", "Squeeze", "Unsqueeze")  # between a mask of the scores and one of the keys
 _HEADS_FIRST: Final = (0, 2, 1, 3)  # from steps before heads to heads before steps, and back
 _KEY_TURNED: Final = (0, 3, 1, 2)  # from a key as the second factor of a MatMul to steps before heads
@@ -64,7 +63,7 @@ def fused(model: bytes) -> bytes:
     return attention.graph.write({_DOMAIN: 1})
 
 
-class Scores(NamedTuple):
+class MaskedScores(NamedTuple):
     """The product of query and key, and what is done to it before the softmax."""
 
     product: Node
@@ -73,7 +72,7 @@ class Scores(NamedTuple):
     valid: str = ""  # a mask that is true at valid steps, if a number is written over the scores of others at last
 
 
-class Path(NamedTuple):
+class PartPath(NamedTuple):
     """From what query, key or value is made, by moving numbers and one factor."""
 
     source: str
@@ -127,7 +126,7 @@ class Attention(Pattern):
         if not is_flat and not all(path.head for path in paths):
             key_order = _KEY_TURNED if scores.product.operator == "MatMul" else _HEADS_FIRST
             orders = (_HEADS_FIRST, key_order, _HEADS_FIRST)
-            paths = [Path(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
+            paths = [PartPath(self._joined(name, order)) for name, order in zip(names, orders, strict=True)]
         require(paths[2].scale == 1)
         operator, inputs = self._operator(paths, scores, heads, steps_first, is_flat)
         scale = scores.scale * paths[0].scale * paths[1].scale
@@ -136,7 +135,7 @@ class Attention(Pattern):
         if order == ():
             return last
         try:
-            joined = self._reshape(last.outputs[0])
+            joined = self.only_reshape(last.outputs[0])
         except NotFound:
             require(not steps_first)
             self._emit("Reshape", [attended, self._integers(0, 0, heads, -1)])
@@ -165,21 +164,6 @@ class Attention(Pattern):
         self._emit(node.operator, [first, *node.inputs[1:]], **node.attributes)
         return node
 
-    def _reshape(self, name: str) -> Node:
-        """The Reshape that alone reads a value, maybe by sizes of its own; `NotFound` if none does."""
-        waiting, found = [name], list[Node]()
-        while waiting:
-            value = waiting.pop()
-            require(value not in self.graph.used_elsewhere)
-            for node in self.users.get(value, []):
-                if node.operator == "Reshape":
-                    found.append(node)
-                else:
-                    require(node.operator in (("Shape",) if value == name else _OF_SIZES))
-                    waiting += node.outputs
-        require(found and found[0].inputs[0] == name and all(node is found[0] for node in found))
-        return found[0]
-
     def _joined_heads(self, joined: Node, attended: str) -> Node:
         """Adds what joins the heads, which the operator has joined already; returns the node that did."""
         shape = joined.inputs[1]
@@ -188,9 +172,9 @@ class Attention(Pattern):
         self._emit("Identity", [attended]) if is_same else self._copied(joined, attended)
         return joined
 
-    # Scores
+    # MaskedScores
 
-    def _scores(self, name: str, most: int) -> Scores:
+    def _scores(self, name: str, most: int) -> MaskedScores:
         """Goes back from the input of a softmax to the product of query and key, over `most` nodes at most."""
         node = self.maker(name, "Add", "Div", "Einsum", "MatMul", "Mul", "Sub", "Where")
         require(most and len(node.inputs) > 1)
@@ -203,7 +187,7 @@ class Attention(Pattern):
                 return scores._replace(scale=scores.scale * self._factor(node))
             case "Where":
                 return self._masked(node, most - 1)
-        return Scores(node)
+        return MaskedScores(node)
 
     def _factor(self, node: Node) -> float:
         """What a Mul or Div by a number multiplies with."""
@@ -233,8 +217,8 @@ class Attention(Pattern):
                 return head
         return self.constant(name)
 
-    def _biased(self, node: Node, most: int) -> Scores:
-        """Scores to which something is added, or from which something is subtracted.
+    def _biased(self, node: Node, most: int) -> MaskedScores:
+        """MaskedScores to which something is added, or from which something is subtracted.
 
         Raises:
             NotFound: The product of query and key is behind neither.
@@ -245,8 +229,8 @@ class Attention(Pattern):
                 return self._with_bias(self._scores(name, most), bias if is_sum else self._emit("Neg", [bias]))
         raise NotFound
 
-    def _masked(self, where: Node, most: int) -> Scores:
-        """Scores that are a very small number at padding."""
+    def _masked(self, where: Node, most: int) -> MaskedScores:
+        """MaskedScores that are a very small number at padding."""
         valid, name, fill = where.inputs
         if name in self.graph.constants:
             valid, name, fill = self._emit("Not", [valid]), fill, name
@@ -262,7 +246,7 @@ class Attention(Pattern):
             name, is_true = node.inputs[0], is_true ^ (node.operator == "Not")
         return name, is_true
 
-    def _with_bias(self, scores: Scores, bias: str) -> Scores:
+    def _with_bias(self, scores: MaskedScores, bias: str) -> MaskedScores:
         return scores._replace(bias=self._emit("Add", [scores.bias, bias]) if scores.bias else bias)
 
     def _bias(self, name: str, heads: int, is_flat: bool) -> str:
@@ -284,13 +268,13 @@ class Attention(Pattern):
 
     # Query, key and value
 
-    def _path(self, name: str, valid: str) -> Path:
+    def _path(self, name: str, valid: str) -> PartPath:
         """Goes back from query, key or value to what it is made from.
 
         Zeros that the mask `valid` writes are passed over: the new nodes write them again. What another mask writes
         stays in the graph.
         """
-        path, valid_source = Path(name), self._mask(valid, *_AXES)
+        path, valid_source = PartPath(name), self._mask(valid, *_AXES)
         while (node := self.makers.get(path.source)) is not None and node.inputs:
             source, constant = node.inputs[0], self.graph.constants.get(node.inputs[-1], ())
             if node.operator in ("Div", "Mul"):
@@ -315,7 +299,7 @@ class Attention(Pattern):
         return int(self.graph.constants.get(shape, (0,))[-1])
 
     def _operator(
-        self, paths: list[Path], scores: Scores, heads: int, steps_first: bool, is_flat: bool
+        self, paths: list[PartPath], scores: MaskedScores, heads: int, steps_first: bool, is_flat: bool
     ) -> tuple[str, list[str]]:
         """The operator for attention, and its inputs.
 
@@ -329,7 +313,7 @@ class Attention(Pattern):
         operator, inputs = self._inputs(paths, steps_first, scores.valid)
         return operator, inputs + (["", "", self._bias(scores.bias, heads, is_flat)] if scores.bias else [])
 
-    def _inputs(self, paths: list[Path], steps_first: bool, valid: str) -> tuple[str, list[str]]:
+    def _inputs(self, paths: list[PartPath], steps_first: bool, valid: str) -> tuple[str, list[str]]:
         """The operator for attention, and its inputs before the mask.
 
         Args:
@@ -348,7 +332,7 @@ class Attention(Pattern):
             inputs[1:] = [self._emit("Where", [valid, name, self._number(0.0)]) for name in inputs[1:]]
         return _APART, inputs
 
-    def _of_one(self, paths: list[Path], steps_first: bool) -> list[str]:
+    def _of_one(self, paths: list[PartPath], steps_first: bool) -> list[str]:
         """What query, key and value are made of, the weights of all three side by side, and what is added to them.
 
         `NotFound` if they are not made of one value, or not in the same way. The arguments are those of `_inputs`.
@@ -362,7 +346,7 @@ class Attention(Pattern):
         require(len({self.shape(each) for each in weights}) == 1)
         return [sources[0], self._emit("Concat", [*weights], axis=1), self._emit("Concat", [*added], axis=0)]
 
-    def _input(self, path: Path, part: int, steps_first: bool) -> str:
+    def _input(self, path: PartPath, part: int, steps_first: bool) -> str:
         """Query, key or value as `[rows, width, features]`: the source of its path, or the `part` of it."""
         name = self._rows_first(path.source) if steps_first and path.head else path.source
         if not path.is_part:
@@ -400,7 +384,7 @@ class Attention(Pattern):
         """A value with an axis of heads, `[rows, width, features]`; `order` brings its axes behind rows and width."""
         return self._emit("Reshape", [self._emit("Transpose", [name], perm=order), self._integers(0, 0, -1)])
 
-    def _heads(self, paths: list[Path]) -> int:
+    def _heads(self, paths: list[PartPath]) -> int:
         """How many heads there are, by the weights that make query, key or value, and the features of a head.
 
         Raises:

@@ -30,6 +30,9 @@ HIDDEN: Final = -1e8
 _MOST_IN_MASKS: Final = 16
 _NO_LENGTH: Final = 2**31
 
+_OF_SIZES: Final = ("Cast", "Concat", "Gather", "Mul", "Slice", "Squeeze", "Unsqueeze")
+"""Operators on the way from a shape to another one."""
+
 
 class NotFound(Exception):
     """The graph does not have the form that is looked for."""
@@ -88,6 +91,21 @@ class Pattern:
         require(len(users) == 1 and name not in self.graph.used_elsewhere)
         require(users[0].operator in operators and users[0].domain in ONNX)
         return users[0]
+
+    def only_reshape(self, name: str) -> Node:
+        """The Reshape that alone reads a value, maybe by sizes of its own; `NotFound` if none does."""
+        waiting, found = [name], list[Node]()
+        while waiting:
+            value = waiting.pop()
+            require(value not in self.graph.used_elsewhere)
+            for node in self.users.get(value, []):
+                if node.operator == "Reshape":
+                    found.append(node)
+                else:
+                    require(node.operator in (("Shape",) if value == name else _OF_SIZES))
+                    waiting += node.outputs
+        require(found and found[0].inputs[0] == name and all(node is found[0] for node in found))
+        return found[0]
 
     def before(self, name: str, *operators: str) -> str:
         """Goes back from a value over the nodes of these operators, by their first inputs; returns the value there."""

@@ -21,7 +21,7 @@ from typing import Final
 
 from lengthwise.runtime.kernels import _kernels
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.onnx.attention import DOMAIN, OF_VALID_STEPS, Attention, Path, Scores
+from lengthwise.runtime.onnx.attention import DOMAIN, OF_VALID_STEPS, Attention, MaskedScores, PartPath
 from lengthwise.runtime.onnx.fusion import DOMAIN as PACKED
 from lengthwise.runtime.onnx.onnx_graph import AttributeValue, Graph, Node
 from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, require
@@ -62,7 +62,7 @@ class _OfValidSteps(Attention):
     """A graph whose attention is replaced by the operator, which still reads `[rows, width, features]` and a mask."""
 
     def _operator(
-        self, paths: list[Path], scores: Scores, heads: int, steps_first: bool, is_flat: bool
+        self, paths: list[PartPath], scores: MaskedScores, heads: int, steps_first: bool, is_flat: bool
     ) -> tuple[str, list[str]]:
         mask = self._of_keys(scores.bias)
         try:
