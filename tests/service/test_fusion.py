@@ -286,6 +286,17 @@ def test_a_graph_that_does_not_run_with_them_runs_as_it_is(monkeypatch: pytest.M
     assert Session(GRAPH, MANIFEST).kernels == recurrent_kernels.INSTRUCTION_SETS[0]
 
 
+def test_a_graph_that_answers_otherwise_with_them_runs_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    fuse, wrong = fusion.fused, onnx.load_from_string(GRAPH)
+    weights = next(each for each in wrong.graph.initializer if each.name == "model.head.weight")
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * np.float32(1.01), weights.name))
+    monkeypatch.setattr(fusion, "fused", lambda model, *names: fuse(wrong.SerializeToString(), *names))
+    session, batch = Session(GRAPH, MANIFEST), pad(sequences(9, 4, 1))
+    assert session.kernels == recurrent_kernels.INSTRUCTION_SETS[0]
+    plain = Session(GRAPH, MANIFEST, devices=(PLAIN_CPU,)).run(batch).logits
+    assert np.abs(session.run(batch).logits - plain).max() <= CLOSE
+
+
 def test_bits_are_the_same_in_threads():
     session = Session(GRAPH, MANIFEST)
     made = [pad(sequences(*range(1 + seed % 5, 40, 3), seed=seed)) for seed in range(8)]

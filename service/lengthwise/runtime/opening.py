@@ -64,6 +64,8 @@ _LARGE: Final = 1e5
 """How large padding is in the trial: a layer may make it so, as a layer with weights does with zeros."""
 _TRIAL_LENGTHS: Final = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
 """Lengths of the trial's sequences, where 1 stands for the model's `min_length`: different ones, as masks need."""
+_FEW_LENGTHS: Final = (2, 34)
+"""The same for a graph of recurrent layers, which take long for many steps."""
 _SLOW_ON_CPU: Final = ("SkipLayerNormFusion",)
 """Rewrites of onnxruntime that its CPU provider is faster without. It computes a sum and a LayerNormalization that are
 one operator value by value, and each of the two nodes with vectors: a fifth of the time."""
@@ -185,6 +187,8 @@ def _with_recurrent_kernels(
     ):
         try:
             session, kernels = _open_and_test(source.replaced(replaced.graph), manifest, threads, device)
+            if b"DequantizeLinear" not in content:  # integer kernels round otherwise
+                _require_same(session, plain, manifest, padding=1, lengths=_FEW_LENGTHS)
             opened = session, kernels + (recurrent_kernels.POOLING if replaced.pools else "")
         except Exception as error:  # of onnxruntime; the graph as it is may run
             log.debug("%s: the graph does not run with its operators replaced: %s", manifest.key, error)
@@ -340,7 +344,9 @@ def _open_attention(
     return session, kernels
 
 
-def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: float) -> None:
+def _require_same(
+    session: Any, plain: Any, manifest: Manifest, *, padding: float, lengths: Sequence[int] = _TRIAL_LENGTHS
+) -> None:
     """Requires that the answers of a replaced graph are those of the plain session but for rounding (`_SAME`).
 
     Batches of two widths are compared: a number of the width may be that of a head's features at one. Of answers per
@@ -351,7 +357,7 @@ def _require_same(session: Any, plain: Any, manifest: Manifest, *, padding: floa
     """
     names = manifest.graph
     swapped = (1, 2) if names.classes_first else (0, 1) if names.time_first and manifest.task == "per-step" else (0, 0)
-    for batch in (_trial(manifest, padding), _trial(manifest, padding, _TRIAL_LENGTHS[:5])):
+    for batch in (_trial(manifest, padding, lengths), _trial(manifest, padding, _TRIAL_LENGTHS[:5])):
         logits = (runtime.run([names.logits], feed(names, batch))[0] for runtime in (session, plain))
         rows_first = (each.swapaxes(*swapped) for each in logits)
         actual, expected = (np.concatenate(by_row(each, batch.lengths, manifest)) for each in rows_first)
