@@ -172,7 +172,7 @@ class Attention(Pattern):
         self._emit("Identity", [attended]) if is_same else self._copied(joined, attended)
         return joined
 
-    # MaskedScores
+    # Scores
 
     def _scores(self, name: str, most: int) -> MaskedScores:
         """Goes back from the input of a softmax to the product of query and key, over `most` nodes at most."""
@@ -218,7 +218,7 @@ class Attention(Pattern):
         return self.constant(name)
 
     def _biased(self, node: Node, most: int) -> MaskedScores:
-        """MaskedScores to which something is added, or from which something is subtracted.
+        """Scores to which something is added, or from which something is subtracted.
 
         Raises:
             NotFound: The product of query and key is behind neither.
@@ -230,7 +230,7 @@ class Attention(Pattern):
         raise NotFound
 
     def _masked(self, where: Node, most: int) -> MaskedScores:
-        """MaskedScores that are a very small number at padding."""
+        """Scores that are a very small number at padding."""
         valid, name, fill = where.inputs
         if name in self.graph.constants:
             valid, name, fill = self._emit("Not", [valid]), fill, name
