@@ -194,8 +194,8 @@ class Settings(BaseSettings):
     )
     recurrent_kernels: bool | None = Field(
         None,
-        description="Run LSTM and GRU layers on the CPU in Lengthwise's kernels, which compute valid steps only; "
-        "off: in onnxruntime's kernels. By default each model is timed in both when it is loaded.",
+        description="Run recurrent layers, convolutions, attention and int8 on the CPU in Lengthwise's kernels; off: "
+        "in onnxruntime's. By default each model is timed in both when it is loaded.",
     )
     gpu_memory_bytes: int | None = Field(
         None, ge=1, description="Limit of each model's memory arena on a GPU. Off by default."

@@ -41,6 +41,20 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, sa
     assert said in result.stderr
 
 
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_reader_that_has_read_enough_is_no_error(is_read: bool) -> None:
+    prints = (
+        "import click; from lengthwise.commands.command import Command; say = lambda: print('x' * 70_000, flush=True)"
+    )
+    command = [sys.executable, "-c", f"{prints}; click.command(cls=Command)(say)()"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        if not is_read:
+            process.stdout.close()
+        said = process.communicate()[1] if is_read else process.stderr.read() if process.stderr else b""
+    assert (process.returncode, said) == (0 if is_read else 141, b"")
+
+
 def test_where_the_exporter_is_left_out_its_commands_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lengthwise_export.interface.cli", None)
     result = CliRunner().invoke(main, ["export"])

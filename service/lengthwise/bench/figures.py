@@ -150,7 +150,7 @@ def table(rows: Sequence[Figures], *, title: str) -> Table:
     client = max(row.client_core_share for row in rows)
     checked = "compared" if all(row.wrong is not None for row in rows) else "not compared"
     caption = (
-        f"latency in ms from the moment due; answers {checked} with unbatched ones; "
+        f"latency in ms from the moment due; answers {checked} with those alone; "
         f"the client took up to {client:.0%} of a core; {PADDING_NOTE}"
     )
     headings = ("req/s", "p50", "p95", "p99", "p99.9", "padding", "rows", "errors")

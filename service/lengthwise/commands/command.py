@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +51,7 @@ _NO_THREAD: Final = ("can't start new thread", "cannot join thread before it is 
 BAD = 1  # what was checked is bad
 NOT_CHECKED = 2
 INTERRUPTED = 130  # as shells have it: 128 + SIGINT
+NOT_READ = 141  # 128 + SIGPIPE
 
 
 def removed_options() -> dict[tuple[str, str], str]:
@@ -111,6 +115,8 @@ class Command(click.Command):
                 NOT_CHECKED,
             )
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _nobody_reads():
+                raise Ended(NOT_READ) from None
             # `check --suggest` needs what `export` does
             extra, action = "export" if context.params.get("suggest") else self.name or "", f"'lengthwise {self.name}'"
             if isinstance(error, ModuleNotFoundError) and (advice := missing_extra(error, extra, action)) is not None:
@@ -126,6 +132,15 @@ class Command(click.Command):
                 else "this is a bug in lengthwise, not in its input",
                 NOT_CHECKED,
             )
+
+
+def _nobody_reads() -> bool:
+    """Whether what reads the output has ended, as `head` does; then what is left of it is dropped."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    if ended := any(events & select.POLLERR for _, events in output.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it ends
+    return ended
 
 
 @contextmanager

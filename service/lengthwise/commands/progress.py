@@ -62,7 +62,7 @@ def status(console: Console, step: str) -> Iterator[Callable[[str], None]]:
         seconds = 0.0
         while not is_over.wait(LINE_SECONDS):
             seconds += LINE_SECONDS
-            say(console, f"{steps[-1]} ({seconds:.0f} s)")
+            say(console, f"{steps[-1]} ({seconds:.0f} s so far)")
 
     writer = threading.Thread(target=write, daemon=True)
     writer.start()

@@ -297,10 +297,9 @@ class ScanState:
             if model is not self.served.get(key):
                 self._new += 1
                 session = model.session
-                kernels = f", its recurrent layers in the kernels of {session.kernels}" if session.recurrent else ""
                 log.info(
-                    "%s is ready on %s%s; a padding step costs %.2f times as much as a valid one",
-                    *(key, session.provider, kernels, model.cost.padding_cost),
+                    "%s is ready on %s (kernels: %s); a padding step costs %.2f times as much as a valid one",
+                    *(key, session.provider, session.kernels, model.cost.padding_cost),
                 )
         if result.reason is not None:
             self.refuse(key, result.reason)

@@ -62,7 +62,7 @@ _COMPUTED: Final = CELL["computed_padding_steps", ""]
 _OF_MODEL: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "model_info": ("Always 1.", ("provider", "digest")),
     "recurrent_kernels": (
-        "Always 1; the kernels of the model's recurrent layers: an instruction set, or onnxruntime.",
+        "Always 1; the kernels of the model's recurrent layers (an instruction set, or onnxruntime) or attention.",
         ("kernels",),
     ),
 }
