@@ -5,10 +5,10 @@
  * `onnx/valid_attention.py` writes the operators into a graph.
  *
  *     LengthsOfMask          mask [rows][...][steps], which is 0 at the keys of valid steps, and HIDDEN or less at others
- *                            -> [rows] how long each row is
+ *                            -> [rows] how long each row is; [rows] the same, but at most 1
  *     AttentionOfValidSteps  packed query, key, value (`_packed_steps.h`); or query alone, which has all three side by side;
- *                            lengths [rows]; attributes num_heads, scale
- *                            -> packed steps [packed][features of value]
+ *                            lengths [rows]; how many queries each row has, if not as many; attributes num_heads, scale
+ *                            -> packed answers to the queries, with the features of value
  *
  * Of a mask with more axes, the first of each is read. A few queries stand side by side in vectors. They go through the keys
  * in blocks that stay in the nearest cache; the largest score so far makes all shares small enough (Milakov and Gimelshein,
@@ -71,8 +71,9 @@ struct Work {
     const struct Attention *attention;
     const float *from[PARTS];           /* those of the first step and head */
     long apart[PARTS], features[PARTS]; /* from one step to the next, in floats; features of a head */
-    const int32_t *lengths;
-    long row, begin, head, items; /* the next row, where it begins, its next head; how many rows and heads to compute */
+    const int32_t *lengths, *queries;   /* of each row; how many queries it has */
+    long row, begin, first_query;       /* the next row, and where its keys and queries begin */
+    long head, items;                   /* its next head; how many rows and heads to compute */
     float *room, *to;             /* `room_for` floats */
 };
 
@@ -104,18 +105,19 @@ static void gather_queries(const struct Work *work, const float *from, long coun
 static void attend(const struct Work *work)
 {
     const struct Cells *cells = work->attention->cells;
-    const long length = work->lengths[work->row], size = work->features[KEY], features = work->features[VALUE];
+    const long length = work->lengths[work->row], asked = work->queries[work->row];
+    const long size = work->features[KEY], features = work->features[VALUE];
     const long outputs = features * work->attention->heads;
     float *keys = work->room, *values = keys + length * size, *queries = values + length * features;
     float *scores = queries + MOST_BLOCK * size, *sums = scores + MOST_BLOCK * KEYS_AT_ONCE;
     float *most = sums + MOST_BLOCK * features, *divisors = most + MOST_BLOCK;
-    const float *from = work->from[QUERY] + work->begin * work->apart[QUERY] + work->head * size;
-    float *to = work->to + work->begin * outputs + work->head * features;
+    const float *from = work->from[QUERY] + work->first_query * work->apart[QUERY] + work->head * size;
+    float *to = work->to + work->first_query * outputs + work->head * features;
     gather(work, KEY, length, keys);
     gather(work, VALUE, length, values);
-    for (long first = 0, count; first < length; first += count) {
-        const long block = length - first > cells->lanes ? cells->wide : cells->lanes;
-        count = length - first < block ? length - first : block;
+    for (long first = 0, count; first < asked; first += count) {
+        const long block = asked - first > cells->lanes ? cells->wide : cells->lanes;
+        count = asked - first < block ? asked - first : block;
         gather_queries(work, from + first * work->apart[QUERY], count, block, queries);
         for (long key = 0; key < length; key += KEYS_AT_ONCE) {
             const long of_block = length - key < KEYS_AT_ONCE ? length - key : KEYS_AT_ONCE;
@@ -136,6 +138,7 @@ static void next(struct Work *work)
     work->items--;
     if (++work->head < work->attention->heads) return;
     work->head = 0;
+    work->first_query += work->queries[work->row];
     work->begin += work->lengths[work->row++];
 }
 
@@ -150,7 +153,7 @@ static void go_on(void *part, int may_stop)
 
 /* ---- Onnxruntime's side. ---- */
 
-enum { LENGTHS = PARTS };
+enum { LENGTHS = PARTS, QUERIES };
 
 static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKernelInfo *info, void **kernel)
 {
@@ -168,25 +171,26 @@ static OrtStatus *create(const OrtCustomOp *op, const OrtApi *given, const OrtKe
 
 static void destroy(void *kernel) { free(kernel); }
 
-/* Reads query, key and value; gives how many packed steps they have, -1 if their shapes do not fit each other. */
-static long read_parts(OrtKernelContext *context, struct Work *work)
+/* Reads query, key and value, and how many packed steps queries and keys have; 0 if their shapes do not fit each other. */
+static int read_parts(OrtKernelContext *context, struct Work *work, long *queries, long *keys)
 {
     int good = 1;
     int64_t shapes[PARTS][2] = {{0}};
     const long heads = work->attention->heads;
     for (int part = 0; part < PARTS; part++) work->from[part] = input(context, part, shapes[part], 2, &good);
     const int is_one = !work->from[KEY] && !work->from[VALUE];
-    if (!good || !work->from[QUERY] || (!is_one && (!work->from[KEY] || !work->from[VALUE]))) return -1;
-    if (is_one && shapes[QUERY][1] % PARTS) return -1;
+    if (!good || !work->from[QUERY] || (!is_one && (!work->from[KEY] || !work->from[VALUE]))) return 0;
+    if (is_one && shapes[QUERY][1] % PARTS) return 0;
     for (int part = 0; part < PARTS; part++) {
         const int64_t *shape = shapes[is_one ? QUERY : part];
         const long width = is_one ? shape[1] / PARTS : shape[1];
-        if (shape[0] != shapes[QUERY][0] || width < 1 || width % heads) return -1;
+        if (width < 1 || width % heads) return 0;
         if (is_one) work->from[part] = work->from[QUERY] + part * width;
         work->apart[part] = shape[1];
         work->features[part] = width / heads;
     }
-    return work->features[QUERY] == work->features[KEY] ? shapes[QUERY][0] : -1;
+    *queries = shapes[QUERY][0], *keys = shapes[is_one ? QUERY : KEY][0];
+    return work->features[QUERY] == work->features[KEY] && *keys == shapes[is_one ? QUERY : VALUE][0];
 }
 
 /* Computes all rows and heads: half of them may be another thread's. */
@@ -197,7 +201,7 @@ static OrtStatus *attend_all(struct Work *all, long rows)
     long longest = 0, products = 0;
     for (long row = 0; row < rows; row++) {
         if (all->lengths[row] > longest) longest = all->lengths[row];
-        products += (long)all->lengths[row] * all->lengths[row] * of_step;
+        products += (long)all->lengths[row] * all->queries[row] * of_step;
     }
     const long room = room_for(longest, all->features);
     float *rooms = floats(2 * room);
@@ -214,12 +218,17 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
 {
     struct Work work = {.attention = kernel};
     int good = 1;
-    int64_t rows[1];
-    const long packed = read_parts(context, &work);
+    int64_t rows[1], of_queries[1];
+    long packed, keys;
+    if (!read_parts(context, &work, &packed, &keys)) return unfit_shapes();
     work.lengths = input(context, LENGTHS, rows, 1, &good);
-    if (packed < 0 || !good || !work.lengths) return unfit_shapes();
-    const long valid = valid_steps(work.lengths, rows[0], packed), outputs = work.features[VALUE] * work.attention->heads;
-    if (valid < 0) return unfit_length();
+    work.queries = input(context, QUERIES, of_queries, 1, &good);
+    if (!good || !work.lengths || (work.queries ? of_queries[0] != rows[0] : packed != keys)) return unfit_shapes();
+    if (!work.queries) work.queries = work.lengths;
+    const long valid = valid_steps(work.queries, rows[0], packed), outputs = work.features[VALUE] * work.attention->heads;
+    if (valid < 0 || valid_steps(work.lengths, rows[0], keys) < 0) return unfit_length();
+    for (long row = 0; row < rows[0]; row++)
+        if (work.queries[row] && !work.lengths[row]) return unfit_length();
     OrtStatus *error = output(context, 0, (int64_t[]){packed, outputs}, 2, &work.to);
     if (error || !work.to) return error;
     memset(work.to + valid * outputs, 0, (packed - valid) * outputs * sizeof *work.to);
@@ -232,7 +241,7 @@ static OrtStatus *compute_lengths(void *kernel, OrtKernelContext *context)
     int64_t shape[MOST_MASK_AXES];
     size_t axes = MOST_MASK_AXES;
     const OrtValue *value = NULL;
-    int32_t *lengths = NULL;
+    int32_t *lengths = NULL, *at_most_one = NULL;
     const float *mask = well(api->KernelContext_GetInput(context, 0, &value)) ? tensor(value, shape, &axes) : NULL;
     (void)kernel;
     if (!mask || axes < 2) return unfit_shapes();
@@ -241,12 +250,14 @@ static OrtStatus *compute_lengths(void *kernel, OrtKernelContext *context)
     for (size_t i = 1; i < axes; i++) of_row *= shape[i];
     if (!of_row && rows && steps) return unfit_shapes();
     OrtStatus *error = output(context, 0, (int64_t[]){rows}, 1, (float **)&lengths);
+    if (!error) error = output(context, 1, (int64_t[]){rows}, 1, (float **)&at_most_one);
     for (long row = 0; !error && lengths && row < rows; row++, mask += of_row) {
         long length = 0, hidden;
         while (length < steps && mask[length] == 0.0f) length++;
         for (hidden = length; hidden < steps && mask[hidden] <= HIDDEN;) hidden++;
         if (hidden < steps) return status(ORT_INVALID_ARGUMENT, "a mask that is not of the steps past the end of a row");
         lengths[row] = length;
+        if (at_most_one) at_most_one[row] = length > 0;
     }
     return error;
 }
@@ -260,8 +271,8 @@ static OrtStatus *create_nothing(const OrtCustomOp *op, const OrtApi *given, con
 }
 
 static struct Operator OPERATORS[] = {
-    {.name = "AttentionOfValidSteps", .inputs = "fFFi", .outputs = "f", .create = create, .compute = compute, .destroy = destroy},
-    {.name = "LengthsOfMask", .inputs = "f", .outputs = "i", .create = create_nothing, .compute = compute_lengths, .destroy = destroy},
+    {.name = "AttentionOfValidSteps", .inputs = "fFFiI", .outputs = "f", .create = create, .compute = compute, .destroy = destroy},
+    {.name = "LengthsOfMask", .inputs = "f", .outputs = "iI", .create = create_nothing, .compute = compute_lengths, .destroy = destroy},
     {.name = NULL},
 };
 

@@ -19,6 +19,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
 from lengthwise.runtime.kernels import _kernels
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.attention import DOMAIN, OF_VALID_STEPS, Attention, MaskedScores, PartPath
@@ -30,6 +32,8 @@ INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.
 """The instruction sets that this processor and the kernels support, best first; empty if there are none."""
 _SUM: Final = "StepSum"
 _LENGTHS: Final = "lengthwise.lengths"
+_OF_FIRST: Final = "lengthwise.lengths_of_first"  # 1 for each row that has steps
+_PLACE: Final = "lengthwise.first_place"
 _ON_ELEMENTS: Final = (
     *("Abs", "Add", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu"),
     *("Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign"),
@@ -93,13 +97,19 @@ class _Packing(Pattern):
     def __init__(self, graph: Graph, mask: str, lengths: Sequence[str]) -> None:
         super().__init__(graph)
         self._mask, self._of_lengths = mask, lengths
+        self._parts: dict[str, tuple[int, ...]] = {}  # shapes of parts of weights
         self._fixed = {*graph.tensors}  # values that depend on no input
         for node in graph.nodes:
             if not node.graphs and self._fixed.issuperset(filter(None, node.inputs)):
                 self._fixed.update(node.outputs)
         self._stepwise = self._find()
+        self._lengths: dict[str, str] = {}  # of packed steps that are no row's all steps, by the stepwise value
+        self._firsts: dict[str, str] = {}  # the first step of each row alone, by the stepwise value
         self._packed: dict[str, str] = {}  # packed steps by the stepwise value
-        self._rectangles: list[str] = []  # stepwise values that exist as such, too
+        self._rectangles: dict[str, list[str]] = {
+            _LENGTHS: [],
+            _OF_FIRST: [],
+        }  # stepwise values that exist as such, too
         self._nodes: list[Node] = []  # the new ones
 
     def is_mask(self, name: str) -> bool:
@@ -191,12 +201,13 @@ class _Packing(Pattern):
     def packed(self) -> Graph:
         """Returns the graph with packed steps."""
         self.graph.nodes = [self._sum(node) for node in self.graph.nodes]
+        self._cut()
         self.graph.remove_unused()
         of_mask = Graph(self.graph.nodes, outputs=[self._mask])
         of_mask.remove_unused()
         self._nodes = of_mask.nodes
         first = {id(node) for node in self._nodes}
-        self._emit("LengthsOfMask", [self._mask], _LENGTHS, DOMAIN)
+        self._nodes.append(Node("LengthsOfMask", [self._mask], [_LENGTHS, _OF_FIRST], domain=DOMAIN))
         for node in self.graph.nodes:
             if id(node) in first:
                 continue
@@ -229,7 +240,7 @@ class _Packing(Pattern):
             return
         inputs = [self._pack(name) if name in read else name for name in node.inputs]
         if node.operator == OF_VALID_STEPS:
-            inputs[-1] = _LENGTHS
+            inputs[-1:] = [_LENGTHS, *([_OF_FIRST] if output in self._lengths else [])]
         attributes = node.attributes | ({"axis": -1} if node.operator == "LayerNormalization" else {})
         operator, product = node.operator, self._nodes[-1]
         if operator == "Add" and product.operator == "MatMul" and self._is_bias(node, read, product):
@@ -251,14 +262,112 @@ class _Packing(Pattern):
     def _pack(self, name: str) -> str:
         """Returns the packed steps of a stepwise value."""
         if name not in self._packed:
-            self._rectangles.append(name)
-            self._packed[name] = self._emit("Pack", [name, _LENGTHS], f"{name}/packed", PACKED, axes="rsf")
+            lengths = self._lengths.get(name, _LENGTHS)
+            self._rectangles[lengths].append(name)
+            self._packed[name] = self._emit("Pack", [name, lengths], f"{name}/packed", PACKED, axes="rsf")
         return self._packed[name]
 
     def _unpack(self, *names: str) -> None:
         """Lets those of the values that are packed steps be rectangles, as a node reads them as such."""
         for name in names:
-            if name in self._packed and name not in self._rectangles:
-                inputs = [self._packed[name], _LENGTHS, self._rectangles[0]]
+            lengths = self._lengths.get(name, _LENGTHS)
+            if name in self._packed and name not in self._rectangles[lengths]:
+                inputs = [self._packed[name], lengths, self._rectangles[lengths][0]]
                 self._emit("Unpack", inputs, name, PACKED, axes="rsf", axis=1)
-                self._rectangles.append(name)
+                self._rectangles[lengths].append(name)
+
+    # The first step of each row
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._parts.get(name) or super().shape(name)
+
+    def _cut(self) -> None:
+        """Lets nodes compute the first step of each row alone, where no other step is read of what they make."""
+        in_full, nodes = {*self.graph.used_elsewhere}, list[Node]()  # the last node comes first
+        self.graph.add_tensor(_PLACE, np.zeros(1, np.int32))
+        for node in self.graph.nodes[::-1]:
+            output = next(iter(node.outputs), "")
+            if self._takes_first(node):
+                nodes.append(
+                    Node("Gather", [self._first(node.inputs[0]), node.inputs[1]], node.outputs, node.attributes)
+                )
+            elif output in self._firsts and output not in in_full and (made := self._of_first(node, in_full)):
+                nodes += made[::-1]
+            else:
+                if output in self._firsts:
+                    nodes.append(Node("Gather", [output, _PLACE], [self._firsts[output]], {"axis": 1}))
+                in_full.update(node.inputs)
+                nodes.append(node)
+        inputs = [name for name in self._firsts if name not in self.makers]
+        nodes += [Node("Gather", [name, _PLACE], [self._firsts[name]], {"axis": 1}) for name in inputs]
+        self.graph.nodes = nodes[::-1]
+        self._index()
+
+    def _takes_first(self, node: Node) -> bool:
+        """Whether a node takes the first step of each row of a stepwise value."""
+        is_gather = node.operator == "Gather" and node.inputs[0] in self._stepwise and node.attributes.get("axis") == 1
+        return is_gather and self.graph.constants.get(node.inputs[1]) == (0,)
+
+    def _first(self, name: str) -> str:
+        """The first step of each row of a stepwise value, which `_cut` makes."""
+        return self._firsts.setdefault(name, self._with_one_step(f"{name}/first"))
+
+    def _with_one_step(self, name: str) -> str:
+        """Notes that a stepwise value has the first step of each row alone; returns its name."""
+        self._stepwise.add(name)
+        self._lengths[name] = _OF_FIRST
+        return name
+
+    def _of_first(self, node: Node, in_full: set[str]) -> list[Node]:
+        """The nodes that make the first step of what a node makes; what they read in full is added to `in_full`.
+
+        They are none if it does not compute each step by itself.
+        """
+        output, read = self._firsts[node.outputs[0]], self._read(node)
+        if not read or not read <= self._stepwise:
+            return []
+        if node.operator != OF_VALID_STEPS:
+            inputs = [self._first(name) if name in read else name for name in node.inputs]
+            return [Node(node.operator, inputs, [output], node.attributes)]
+        query, key, value, mask = node.inputs
+        before = list[Node]()
+        if key:
+            in_full.update((key, value))
+            query = self._first(query)
+        else:
+            try:
+                query, key, value = self._three(query, before, in_full)
+            except NotFound:
+                return []
+        return [*before, Node(OF_VALID_STEPS, [query, key, value, mask], [output], node.attributes, domain=DOMAIN)]
+
+    def _three(self, name: str, nodes: list[Node], in_full: set[str]) -> list[str]:
+        """Adds three products in the place of one that makes query, key and value: the first is of first steps."""
+        product, bias = self.makers.get(name, Node()), ""
+        require(len(self.users[name]) == 1)
+        if product.operator == "Add":
+            before, bias = sorted(product.inputs, key=self._fixed.__contains__)
+            require(len(self.users[before]) == 1 and bias in self._fixed)
+            product = self.maker(before, "MatMul")
+        require(product.operator == "MatMul" and product.inputs[1] in self._fixed)
+        source, weights = product.inputs
+        in_full.add(source)
+        size, width = self.shape(weights)
+        made = []
+        for part in range(3):
+            here = f"{name}/{part}"
+            columns = np.arange(part * width // 3, (part + 1) * width // 3, dtype=np.int32)
+            self.graph.add_tensor(f"{here}/columns", columns)
+            self._parts |= {f"{here}/weights": (size, len(columns)), f"{here}/bias": (len(columns),)}
+            note = self._stepwise.add if part else self._with_one_step
+            nodes.append(Node("Gather", [weights, f"{here}/columns"], [f"{here}/weights"], {"axis": 1}))
+            read = source if part else self._first(source)
+            nodes.append(Node("MatMul", [read, f"{here}/weights"], [f"{here}/product" if bias else here]))
+            if bias:
+                nodes.append(Node("Gather", [bias, f"{here}/columns"], [f"{here}/bias"], {"axis": 0}))
+                nodes.append(Node("Add", [f"{here}/product", f"{here}/bias"], [here]))
+            note(f"{here}/product")
+            note(here)
+            made.append(here)
+        self._fixed |= self._parts.keys()
+        return made
