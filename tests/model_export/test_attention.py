@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import lengthwise_export
@@ -29,6 +30,7 @@ from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from tests.gallery.index import TORCH_SOUND, Exhibit
 
+Floats = NDArray[np.float32]
 LENGTHS: Final = (1, 2, 5, 8, 13, 21, 34)
 ENCODERS: Final = {
     "alibi_attention": 1,
@@ -377,28 +379,63 @@ ENCODER: Final = """<ir_version: 8, opset_import: ["": 14]>
 """Attention behind a norm of nodes, whose heads are joined by sizes of their own."""
 
 
-@pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
-def test_a_norm_of_several_nodes_is_packed_as_a_whole():
-    model, random = onnx.parser.parse_model(ENCODER), np.random.default_rng(0)
-    for name, shape in {"bias": (8,), "wq": (8, 8), "wk": (8, 8), "wv": (8, 8)}.items():
+def encoder(*, text: str = ENCODER) -> bytes:
+    """The graph with random weights."""
+    model, random = onnx.parser.parse_model(text), np.random.default_rng(0)
+    for name, shape in {"bias": (8,), "wq": (8, 8), "wk": (8, 8), "wv": (8, 8), "up": (8, 24), "down": (24, 8)}.items():
         numbers = random.standard_normal(shape).astype(np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(numbers, name))
-    graph = model.SerializeToString()
-    new = valid_attention.fused(graph, "mask")
-    operators = [node.op_type for node in onnx.load_from_string(new).graph.node]
-    assert [operators.count(name) for name in ("Pack", "Unpack", "StepSum", "ReduceMean")] == [1, 1, 1, 2]
-    valid = np.arange(7) < np.array([[7], [3]])
+    return model.SerializeToString()
+
+
+def answers_of(graph: bytes, new: bytes, valid: NDArray[np.bool_]) -> tuple[list[Floats], list[Floats]]:
+    """What the new graph answers, and what the graph does, to random steps; padding is NaN in the new one only."""
     mask = np.where(valid, 0, -np.inf)[:, None, None].astype(np.float32)
-    x = random.standard_normal((2, 7, 8)).astype(np.float32)
-    options = onnxruntime.SessionOptions()
+    x = np.random.default_rng(1).standard_normal((*valid.shape, 8)).astype(np.float32)
+    wild, options = np.where(valid[..., None], x, np.float32(np.nan)), onnxruntime.SessionOptions()
     recurrent_kernels.register(options)
     recurrent_kernels.register(options, "attention")
     own = onnxruntime.InferenceSession(new, options, providers=["CPUExecutionProvider"])
     plain = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (y, total), (expected, _) = (each.run(None, {"x": x, "mask": mask}) for each in (own, plain))
+    return own.run(None, {"x": wild, "mask": mask}), plain.run(None, {"x": x, "mask": mask})
+
+
+@pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
+def test_a_norm_of_several_nodes_is_packed_as_a_whole():
+    new = valid_attention.fused(graph := encoder(), "mask")
+    operators = [node.op_type for node in onnx.load_from_string(new).graph.node]
+    assert [operators.count(name) for name in ("Pack", "Unpack", "StepSum", "ReduceMean")] == [1, 1, 1, 2]
+    valid = np.arange(7) < np.array([[7], [3]])
+    (y, total), (expected, _) = answers_of(graph, new, valid)
     assert np.allclose(y[valid], expected[valid], rtol=1e-5, atol=1e-5)
     assert not y[~valid].any()
     assert np.allclose(total, y.sum(axis=1, keepdims=True), rtol=1e-5, atol=1e-5)
+
+
+ANSWER: Final = "(float[rows, width, 8] y, float[rows, 1, 8] total)"
+LAST: Final = "total = ReduceSum(y, axis)"
+HEAD: Final = """wide = MatMul(y, up) smooth = Tanh(wide) back = MatMul(smooth, down) summed = Add(back, y)
+    place = Constant<value_int = 0>() logits = Gather<axis = 1>(summed, place)"""
+
+
+@pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
+@pytest.mark.parametrize("is_one", [True, False], ids=["one product", "three"])
+@pytest.mark.parametrize("further", ["", "total = ReduceSum(summed, axis)"], ids=["the first step", "all steps"])
+def test_where_the_first_step_alone_is_read_the_last_layer_computes_no_other(further: str, is_one: bool):
+    outputs = "(float[rows, 8] logits, float[rows, 1, 8] total)" if further else "(float[rows, 8] logits)"
+    text = ENCODER.replace(ANSWER, outputs).replace(LAST, HEAD + " " + further)
+    if is_one:  # query, key and value with a bias each are made by one product
+        for part in "qkv":
+            text = text.replace(f"{part}_made =", f"{part}_bare =")
+            text = text.replace(f"{part}_apart =", f"{part}_made = Add({part}_bare, bias) {part}_apart =")
+    new = valid_attention.fused(graph := encoder(text=text), "mask")
+    nodes = onnx.load_from_string(new).graph.node
+    (attended,) = (node for node in nodes if node.op_type == "AttentionOfValidSteps")
+    assert (len(attended.input), all(attended.input[:3])) == ((4, not is_one) if further else (5, True))
+    for valid in (np.arange(7) < np.array([[7], [3], [1]]), np.arange(1) < np.array([[1]])):
+        for own, plain in zip(*answers_of(graph, new, valid), strict=True):
+            if own.ndim == 2:  # of the first step; the sum has padding in the graph
+                assert np.allclose(own, plain, rtol=1e-5, atol=1e-5)
 
 
 class OfFirstSteps(SelfAttention):

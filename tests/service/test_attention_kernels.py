@@ -93,6 +93,22 @@ def test_one_value_may_have_all_three_side_by_side() -> None:
     assert np.array_equal(answer, attention(3).run(None, given)[0])
 
 
+def test_a_row_may_have_fewer_queries_than_keys() -> None:
+    given, counts, begins = steps(LENGTHS, 24, 24, rest=0), [1, 1, 20, 0, 0, 2, 1, 17, 0], [0, *np.cumsum(LENGTHS)[:-1]]
+    some = session(
+        "(float[m, k] q, float[n, k] k, float[n, v] v, int32[rows] lengths, int32[rows] counts) => (float[m, v] y) "
+        "{ y = AttentionOfValidSteps <num_heads = 3, scale = 0.5> (q, k, v, lengths, counts) }"
+    )
+    asked = [step for begin, count in zip(begins, counts, strict=True) for step in range(begin, begin + count)]
+    queries = np.append(given["q"][asked], np.full((2, 24), np.nan, np.float32), axis=0)
+    answer = some.run(None, given | {"q": queries, "counts": np.array(counts, np.int32)})[0]
+    assert np.array_equal(answer[:-2], attention(3).run(None, given)[0][asked])
+    assert not answer[-2:].any()
+    for wrong in ([1] * 8, [1] * 9, [-1, *counts[1:]], [50, *counts[1:]]):  # the fourth row has no keys
+        with pytest.raises(Exception, match=r"do not fit|not between"):
+            some.run(None, given | {"q": queries, "counts": np.array(wrong, np.int32)})
+
+
 def test_a_row_has_the_same_bits_in_any_company_and_on_any_cores() -> None:
     given, runtime = steps(LENGTHS, 32, 32, rest=0), attention(2)
     together = runtime.run(None, given)[0]
@@ -143,8 +159,9 @@ def test_lengths_are_read_from_a_mask_that_hides_what_is_past_them(middle: tuple
     shape = [4, *middle, 4]
     of_all = np.broadcast_to(mask.reshape(4, *(1 for _ in middle), 4), shape).copy()
     axes = ", ".join("abcd"[: len(shape)])
-    runtime = session(f"(float[{axes}] mask) => (int32[a] lengths) {{ lengths = LengthsOfMask (mask) }}")
-    assert runtime.run(None, {"mask": of_all})[0].tolist() == [3, 1, 4, 0]
+    outputs = "(int32[a] lengths, int32[a] first) { lengths, first = LengthsOfMask (mask) }"
+    lengths, first = session(f"(float[{axes}] mask) => {outputs}").run(None, {"mask": of_all})
+    assert (lengths.tolist(), first.tolist()) == ([3, 1, 4, 0], [1, 1, 1, 0])
 
 
 @pytest.mark.parametrize("row", [[0, HIDDEN, 0], [0, 0, 0.5], [np.nan, 0, 0], [0, 0, -100], [HIDDEN, 0, 0]])
