@@ -421,7 +421,7 @@ HEAD: Final = """wide = MatMul(y, up) smooth = Tanh(wide) back = MatMul(smooth, 
 @pytest.mark.skipif(OWN == ATTENTION, reason="no kernels for this processor")
 @pytest.mark.parametrize("is_one", [True, False], ids=["one product", "three"])
 @pytest.mark.parametrize("further", ["", "total = ReduceSum(summed, axis)"], ids=["the first step", "all steps"])
-def test_where_the_first_step_alone_is_read_the_last_layer_computes_no_other(further: str, is_one: bool):
+def test_a_last_layer_of_which_the_first_step_is_read_computes_no_other(further: str, is_one: bool):
     outputs = "(float[rows, 8] logits, float[rows, 1, 8] total)" if further else "(float[rows, 8] logits)"
     text = ENCODER.replace(ANSWER, outputs).replace(LAST, HEAD + " " + further)
     if is_one:  # query, key and value with a bias each are made by one product
