@@ -29,6 +29,7 @@ struct Cells {
     long lanes, wide; /* floats in a vector; queries that are computed at once where there are as many */
     void (*multiply)(const float *, long, long, long, long, const float *, long, int, float *);
     void (*weigh)(float *, long, long, int, float *, float *, float *, long);
+    const struct Cells *narrower; /* of smaller vectors, with the same bits; NULL where these are the smallest */
 };
 
 #if defined(__x86_64__)
@@ -48,12 +49,17 @@ struct Cells {
 #include "_attention_cells.h"
 #endif
 
-#define CELLS(set) &(const struct Cells){#set, LANES_##set, 2 * LANES_##set, multiply_queries_##set, weigh_##set}
+#define CELLS(set, narrower) (const struct Cells){#set, LANES_##set, 2 * LANES_##set, multiply_queries_##set, weigh_##set, narrower}
+#if defined(__x86_64__)
+static const struct Cells AVX2_CELLS = CELLS(avx2, NULL), AVX512_CELLS = CELLS(avx512, &AVX2_CELLS);
+#elif defined(__aarch64__)
+static const struct Cells NEON_CELLS = CELLS(neon, NULL);
+#endif
 static const struct Cells *const KNOWN[] = { /* none on other processors, where onnxruntime's own kernels run */
 #if defined(__x86_64__)
-    CELLS(avx512), CELLS(avx2),
+    &AVX512_CELLS, &AVX2_CELLS,
 #elif defined(__aarch64__)
-    CELLS(neon),
+    &NEON_CELLS,
 #endif
     NULL,
 };
@@ -83,12 +89,13 @@ static long room_for(long longest, const long *features)
     return longest * (features[KEY] + features[VALUE]) + MOST_BLOCK * (features[QUERY] + features[VALUE] + KEYS_AT_ONCE + 2);
 }
 
-/* Copies keys or values of a row and head to where they stand one behind the other. */
-static void gather(const struct Work *work, enum Part part, long length, float *to)
+/* The keys or values of a row and head, which stand one behind the other at `to`, if there is such a place. */
+static const float *gathered(const struct Work *work, enum Part part, long length, float *to)
 {
     const long features = work->features[part], apart = work->apart[part];
     const float *from = work->from[part] + work->begin * apart + work->head * features;
-    for (long step = 0; step < length; step++) memcpy(to + step * features, from + step * apart, features * sizeof *to);
+    for (long step = 0; to && step < length; step++) memcpy(to + step * features, from + step * apart, features * sizeof *to);
+    return to ? to : from;
 }
 
 /* The same of a block of queries, `[features][block]`, scaled; 0 where there is no query. */
@@ -101,29 +108,38 @@ static void gather_queries(const struct Work *work, const float *from, long coun
     }
 }
 
+/* The widest cells that a number of queries half fills. */
+static const struct Cells *cells_for(const struct Attention *attention, long queries)
+{
+    const struct Cells *cells = attention->cells;
+    return cells->narrower && queries <= cells->narrower->lanes ? cells->narrower : cells;
+}
+
 /* One row and head. */
 static void attend(const struct Work *work)
 {
-    const struct Cells *cells = work->attention->cells;
     const long length = work->lengths[work->row], asked = work->queries[work->row];
     const long size = work->features[KEY], features = work->features[VALUE];
     const long outputs = features * work->attention->heads;
-    float *keys = work->room, *values = keys + length * size, *queries = values + length * features;
+    const int is_once = asked <= work->attention->cells->wide; /* they are read once: not worth a copy */
+    float *key_room = work->room, *value_room = key_room + length * size, *queries = value_room + length * features;
+    const float *keys = gathered(work, KEY, length, is_once ? NULL : key_room);
+    const float *values = gathered(work, VALUE, length, is_once ? NULL : value_room);
+    const long key_apart = is_once ? work->apart[KEY] : size, value_apart = is_once ? work->apart[VALUE] : features;
     float *scores = queries + MOST_BLOCK * size, *sums = scores + MOST_BLOCK * KEYS_AT_ONCE;
     float *most = sums + MOST_BLOCK * features, *divisors = most + MOST_BLOCK;
     const float *from = work->from[QUERY] + work->first_query * work->apart[QUERY] + work->head * size;
     float *to = work->to + work->first_query * outputs + work->head * features;
-    gather(work, KEY, length, keys);
-    gather(work, VALUE, length, values);
     for (long first = 0, count; first < asked; first += count) {
+        const struct Cells *cells = cells_for(work->attention, asked - first);
         const long block = asked - first > cells->lanes ? cells->wide : cells->lanes;
         count = asked - first < block ? asked - first : block;
         gather_queries(work, from + first * work->apart[QUERY], count, block, queries);
         for (long key = 0; key < length; key += KEYS_AT_ONCE) {
             const long of_block = length - key < KEYS_AT_ONCE ? length - key : KEYS_AT_ONCE;
-            cells->multiply(keys + key * size, size, 1, of_block, size, queries, block, 1, scores);
+            cells->multiply(keys + key * key_apart, key_apart, 1, of_block, size, queries, block, 1, scores);
             cells->weigh(scores, of_block, block, !key, most, divisors, sums, features);
-            cells->multiply(values + key * features, 1, features, features, of_block, scores, block, !key, sums);
+            cells->multiply(values + key * value_apart, 1, value_apart, features, of_block, scores, block, !key, sums);
         }
         for (long query = 0; query < count; query++) {
             const float factor = 1.0f / divisors[query];

@@ -1,5 +1,6 @@
 /* The arithmetic of `_attention.c` for one instruction set; see `_vectors.h`. WIDE is how many vectors of queries are computed
- * at once where there are as many, and MOST_ROWS of how many rows of the other factor: the sums fill the registers.
+ * at once where there are as many, and MOST_ROWS of how many rows of the other factor: the sums fill the registers. Queries of
+ * one vector are computed with 8 rows: fewer sums would wait for each other.
  */
 #include "_vectors.h"
 
@@ -36,12 +37,13 @@ INLINE void NAMED(add_queries)(const int rows, const int vectors, const float *n
 static TARGET void NAMED(multiply_queries)(const float *numbers, long row_apart, long apart, long count, long size,
                                            const float *queries, long block, int is_first, float *to)
 {
-    for (long first = 0; first < count; first += MOST_ROWS, numbers += MOST_ROWS * row_apart, to += MOST_ROWS * block) {
-        const long rows = count - first < MOST_ROWS ? count - first : MOST_ROWS;
+    const long most = block > LANES ? MOST_ROWS : 8;
+    for (long first = 0; first < count; first += most, numbers += most * row_apart, to += most * block) {
+        const long rows = count - first < most ? count - first : most;
 #define ADD_WIDE(n) NAMED(add_queries)(n, WIDE, numbers, row_apart, apart, size, queries, WIDE * LANES, is_first, to)
 #define ADD_ONE(n) NAMED(add_queries)(n, 1, numbers, row_apart, apart, size, queries, LANES, is_first, to)
         if (block > LANES) BY_ROWS(ADD_WIDE)
-        else BY_ROWS(ADD_ONE)
+        else switch (rows) { UP_TO_8(ADD_ONE) }
 #undef ADD_WIDE
 #undef ADD_ONE
     }
