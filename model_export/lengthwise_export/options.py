@@ -203,8 +203,8 @@ class TargetOptions(Options):
     channels_first: bool = Field(default=False, description="Features come before steps: [rows, features, width].")
     second: Second | None = Field(
         default=None,
-        description="The model's inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; both "
-        "means lengths and a mask; none means the steps alone, for a model that is to be mended.",
+        description="The model's inputs besides the steps: a mask is true at valid steps, a padding-mask at padding; "
+        "both means lengths and a mask; none means the steps alone, for a model that is to be mended.",
     )
     static: Annotated[Sequence[str] | None, BeforeValidator(_texts), Flag(metavar="NAME,...", read=_labels)] = Field(
         default=None,
