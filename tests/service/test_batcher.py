@@ -193,7 +193,7 @@ async def test_an_answer_that_cannot_be_delivered_does_not_fail_the_others(caplo
     assert "could not be given" in caplog.text
 
 
-async def test_a_caller_that_left_or_whose_connection_breaks_costs_no_other_one_its_error():
+async def test_a_broken_connection_in_a_drain_costs_no_other_caller_its_error():
     async with held() as (batcher, only, gate, first):
         left, _ = (batcher.submit(only, [sequence(1)], answers, waiter=BrokenWaiter()) for _ in range(2))
         mate = batcher.submit(only, [sequence(2)], answers)
