@@ -46,3 +46,10 @@ def test_items_are_read_a_few_ahead(monkeypatch: pytest.MonkeyPatch, cores: int)
 
     for count, _ in enumerate(side_by_side(abs, items()), 1):
         assert len(read) <= count + min(cores, module.MOST_THREADS)
+
+
+@CORES
+def test_a_single_item_needs_no_thread(monkeypatch: pytest.MonkeyPatch, cores: int):
+    monkeypatch.setattr(module, "available_cores", lambda: cores)
+    assert [*side_by_side(lambda _: threading.get_ident(), ["item"])] == [threading.get_ident()]
+    assert [*side_by_side(abs, [])] == []

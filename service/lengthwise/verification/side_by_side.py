@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import Final, TypeVar
 
 from lengthwise.files import available_cores
@@ -25,13 +26,14 @@ def side_by_side(call: Callable[[_I], _R], items: Iterable[_I]) -> Iterator[_R]:
         call: May run in several threads at once, as `Session.run` may.
         items: Read in the caller's thread, as many ahead of the results as threads.
     """
-    threads = min(MOST_THREADS, available_cores())
-    if threads == 1:
-        yield from map(call, items)
+    threads, rest = min(MOST_THREADS, available_cores()), iter(items)
+    ahead = [*islice(rest, min(threads, 2))]
+    if len(ahead) < 2:  # one core, or a single item: a thread takes longer to start than a small graph to run
+        yield from map(call, chain(ahead, rest))
         return
     waiting = deque[Future[_R]]()
     with ThreadPoolExecutor(threads) as pool:
-        for item in items:
+        for item in chain(ahead, rest):
             waiting.append(pool.submit(call, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
