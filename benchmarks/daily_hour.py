@@ -42,8 +42,17 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 _OF_ONE_RUN: Final = frozenset({"seconds", "made", "directory"})
 """Entries of a command's JSON that differ from run to run: times, folders and dates."""
+
+
+def _fields_of(path: Path) -> dict[str, str]:
+    """The fields of the graph in an ONNX file, and those beside it, such as `model opset_import`."""
+    model = onnx.load(path)
+    beside = {f"model {field.name}": str(value) for field, value in model.ListFields() if field.name != "graph"}
+    return beside | {field.name: str(value) for field, value in model.graph.ListFields()}
+
+
 _READERS: Final[Mapping[str, Callable[[Path], Mapping[str, Any]]]] = {
-    ".onnx": lambda path: {field.name: str(value) for field, value in onnx.load(path).graph.ListFields()},
+    ".onnx": _fields_of,
     ".npz": np.load,
     ".safetensors": load_file,
 }
@@ -79,13 +88,13 @@ def _entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def parts(folder: Path) -> dict[str, bytes]:
-    """The parts of the files in a folder, by the names of both."""
+def parts(folder: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """The parts of the files in a folder, by the names of both: the type, the shape and the bytes of each."""
     return {
-        f"{path.name} {name}": np.asarray(value).tobytes()
+        f"{path.name} {name}": (array.dtype.str, array.shape, array.tobytes())
         for path in sorted(folder.rglob("*"))
         if path.suffix in _READERS
-        for name, value in _READERS[path.suffix](path).items()
+        for name, array in ((name, np.asarray(value)) for name, value in _READERS[path.suffix](path).items())
     }
 
 
