@@ -35,6 +35,14 @@ def test_an_error_is_raised_where_its_result_would_come(monkeypatch: pytest.Monk
 
 
 @CORES
+def test_no_error_ends_the_results_as_if_they_were_all(monkeypatch: pytest.MonkeyPatch, cores: int):
+    monkeypatch.setattr(module, "available_cores", lambda: cores)
+    empty: list[int] = []
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        [*side_by_side(lambda _: next(iter(empty)), range(3))]
+
+
+@CORES
 def test_items_are_read_a_few_ahead(monkeypatch: pytest.MonkeyPatch, cores: int):
     monkeypatch.setattr(module, "available_cores", lambda: cores)
     read: list[int] = []

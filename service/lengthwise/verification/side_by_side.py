@@ -29,7 +29,7 @@ def side_by_side(call: Callable[[_I], _R], items: Iterable[_I]) -> Iterator[_R]:
     threads, rest = min(MOST_THREADS, available_cores()), iter(items)
     ahead = [*islice(rest, min(threads, 2))]
     if len(ahead) < 2:  # one core, or a single item: a thread takes longer to start than a small graph to run
-        yield from map(call, chain(ahead, rest))
+        yield from (call(item) for item in chain(ahead, rest))  # `map` would end where a call raises StopIteration
         return
     waiting = deque[Future[_R]]()
     with ThreadPoolExecutor(threads) as pool:
