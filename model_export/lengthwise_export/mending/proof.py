@@ -24,7 +24,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 
-from lengthwise.exporter_api.verification import side_by_side
 from lengthwise_export.checking.baseline import AMPLIFIED, ROUNDING, Baseline
 from lengthwise_export.checking.limits import runs
 from lengthwise_export.checking.recording import ModelOutput, Subject
@@ -32,6 +31,7 @@ from lengthwise_export.checking.report import as_ranges, finite
 from lengthwise_export.checking.trials import JUNK_SCALES, Sampler, with_padding_filled
 from lengthwise_export.errors import RunError
 from lengthwise_export.layouts import PaddedBatch, Steps, pad, rounded_width
+from lengthwise_export.mending.side_by_side import side_by_side
 from lengthwise_export.options import ProgressCallback
 
 _T = TypeVar("_T")

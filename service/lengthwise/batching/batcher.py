@@ -254,8 +254,8 @@ class Batcher:
             async with asyncio.timeout(seconds):
                 await self._all_settled.wait()
         unanswered = list(self._unsettled)
-        for request in unanswered:
-            self._settle(request, Draining("the server stopped before the answer was there", retry_after_seconds=1))
+        says = "the server stopped before the answer was there"
+        self.settle_all([(request, Draining(says, retry_after_seconds=1)) for request in unanswered])
         with self._lock:
             self._runners.stop()
         await self._runners.join(lambda: end - self._clock())
@@ -358,10 +358,13 @@ class Batcher:
         """Gives requests their outcomes, on the event loop; a request past its deadline gets an error in any case."""
         now = self._clock()
         for request, outcome in outcomes:
-            if request.sequences and request.sequences[0].deadline <= now:
-                self._expire(request)
-            else:
-                self._settle(request, outcome)
+            try:
+                if request.sequences and request.sequences[0].deadline <= now:
+                    self._expire(request)
+                else:
+                    self._settle(request, outcome)
+            except Exception:  # one caller's broken connection must not lose the other answers
+                log.exception("an answer could not be given to its caller")
 
     def _expire(self, request: PendingRequest) -> None:
         """Fails a request whose deadline has passed, unless it is settled; on the event loop."""
@@ -389,14 +392,11 @@ class Batcher:
             all_settled = not self._unsettled
         if all_settled:
             self._all_settled.set()
-        try:
-            if not request.future.done():
-                if isinstance(outcome, BaseException):
-                    request.future.set_exception(outcome)
-                else:
-                    request.future.set_result(outcome)
-        except Exception:  # one caller's broken connection must not lose the other answers
-            log.exception("an answer could not be given to its caller")
+        if not request.future.done():
+            if isinstance(outcome, BaseException):
+                request.future.set_exception(outcome)
+            else:
+                request.future.set_result(outcome)
         return len(removed)
 
 

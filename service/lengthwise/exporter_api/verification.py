@@ -8,7 +8,6 @@
 A `Reference` computes the logits of the model that the graph was made from, an `ExactReference` in float64.
 `check_rows` and `run_odd_values` refuse a graph that would crash the process of a server. The module `golden` has the
 sequences whose answers are stored beside the graph and compared at each load; `promises` what the cases guarantee.
-`side_by_side` runs a graph on several batches at once.
 
 Only this module of the package imports onnxruntime.
 """
@@ -21,7 +20,6 @@ from lengthwise.runtime.recurrent_kernels import ONNXRUNTIME, register
 from lengthwise.runtime.session import CPU_LABEL, OutputName, Outputs, Session
 from lengthwise.verification import golden, promises
 from lengthwise.verification.measurement import BatchVariations, Case, ExactReference, Reference, measure_cases
-from lengthwise.verification.side_by_side import side_by_side
 
 __all__ = [
     "CPU_LABEL",
@@ -40,5 +38,4 @@ __all__ = [
     "promises",
     "register",
     "run_odd_values",
-    "side_by_side",
 ]

@@ -54,7 +54,6 @@ from lengthwise.verification.random_sequences import (
     raw_kind_at,
     scale_of,
 )
-from lengthwise.verification.side_by_side import side_by_side
 from lengthwise.wrong_values import counted
 
 Reference = Callable[[PaddedBatch], BatchLogits]
@@ -422,8 +421,8 @@ class BatchVariations:
 
         The batches have the width that they need, unless `width` is given; they run in `self.session` by default.
         """
-        runs = side_by_side(partial(self._without_padding, session or self.session), self._batches(sequences, width))
-        return [answer for answers in runs for answer in answers]
+        session = session or self.session
+        return [answer for batch in self._batches(sequences, width) for answer in self._without_padding(session, batch)]
 
     def _reordered(self, order: NDArray[np.intp]) -> list[RowOutputs]:
         """Runs the batch's rows in another order (`order[i]` as row i); returns their outputs in the batch's order."""
@@ -466,14 +465,12 @@ class BatchVariations:
         """Runs the session as a `Reference`: only its logits."""
         return self.session.run(batch).logits
 
-    def _without_padding(self, session: Session, batch: PaddedBatch) -> list[RowOutputs]:
-        """Runs a batch; returns each row's outputs without padding."""
+    def _without_padding(self, session: Session, batch: PaddedBatch) -> Iterator[RowOutputs]:
+        """Runs a batch, and yields each row's outputs without padding."""
         outputs = session.run(batch, ("logits", "attention"))
         rows = by_row(outputs.logits, batch.lengths, self.manifest)
-        return [
-            [logits] if outputs.attention is None else [logits, outputs.attention[index, :length]]
-            for index, (logits, length) in enumerate(zip(rows, batch.lengths, strict=True))
-        ]
+        for index, (logits, length) in enumerate(zip(rows, batch.lengths, strict=True)):
+            yield [logits] if outputs.attention is None else [logits, outputs.attention[index, :length]]
 
     def _case(
         self,
