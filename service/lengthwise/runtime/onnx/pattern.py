@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
+from lengthwise.runtime.onnx.onnx_graph import BOOL, FLOAT, INT32, INT64, Graph, Node
 
 ONNX: Final = ("", "ai.onnx")
 """The domains of ONNX's own operators."""
@@ -29,6 +29,9 @@ HIDDEN: Final = -1e8
 # as in "the first 500 steps", it may change at a length that the trial of `runtime.opening` does not have.
 _MOST_IN_MASKS: Final = 16
 _NO_LENGTH: Final = 2**31
+_DOUBLE: Final = 11
+_KEEPING: Final = (BOOL, FLOAT, INT32, INT64, _DOUBLE)
+"""The types to which a Cast keeps every length; and that of masks."""
 
 _OF_SIZES: Final = ("Cast", "Concat", "Gather", "Mul", "Slice", "Squeeze", "Unsqueeze")
 """Operators on the way from a shape to another one."""
@@ -154,14 +157,14 @@ class Pattern:
         """
         for constant in self.mask_constants(name, *lengths, further=further):
             require(constant in self.graph.constants)  # not a boolean table with many numbers
-            numbers = np.array(self.graph.constants[constant])
-            require(((np.abs(numbers) <= _MOST_IN_MASKS) | (numbers <= HIDDEN) | (numbers >= _NO_LENGTH)).all())
+            require(_is_no_length(self.graph.constants[constant]))
 
     def mask_constants(self, name: str, *lengths: str, further: tuple[str, ...] = ()) -> set[str]:
         """Follows a mask, or a count of its steps, back to what it is computed from; returns the constants.
 
         The nodes on the way are not understood. They only must have the operators of masks (`_OF_MASKS`), and may read
-        nothing but the lengths, shapes, constants and boolean initializers. Otherwise `NotFound`.
+        nothing but the lengths, shapes, constants and boolean initializers. Otherwise `NotFound`, as where a number may
+        hide in a node itself: a size of a tensor, what ConstantOfShape writes, or the largest of a small type.
 
         Args:
             name: The mask.
@@ -182,10 +185,24 @@ class Pattern:
                 constants.add(name)
             else:
                 maker = self.maker(name, *_OF_MASKS, *further)
-                waiting += maker.inputs if maker.operator != "Shape" else []
+                match maker.operator:
+                    case "Shape":
+                        require(not self.shape(maker.inputs[0]))
+                        continue
+                    case "ConstantOfShape":
+                        require(not maker.unread and _is_no_length(maker.attributes.get("value", 0.0)))
+                    case "Cast":
+                        require(maker.attributes.get("to") in _KEEPING)
+                waiting += maker.inputs
         return constants
 
     def axis(self, node: Node) -> float | None:
         """The axis of a Squeeze, an Unsqueeze or a reduction; None if it has several or none, or they are computed."""
         axes = self.graph.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
         return axes[0] if isinstance(axes, tuple) and len(axes) == 1 else None
+
+
+def _is_no_length(numbers: Any) -> bool:
+    """Whether a mask that is made with these numbers treats all lengths alike: see `_MOST_IN_MASKS`."""
+    given = np.array(numbers)
+    return bool(((np.abs(given) <= _MOST_IN_MASKS) | (given <= HIDDEN) | (given >= _NO_LENGTH)).all())
