@@ -171,6 +171,33 @@ def test_a_mask_of_something_else_is_an_error(row: list[float]) -> None:
         runtime.run(None, {"mask": np.array([[0, 0, 0], row], np.float32)})
 
 
+def of_queries(axes: str) -> Any:
+    """A session that reads lengths from masks of each query."""
+    return session(f"(float[{axes}] mask) => (int32[a] lengths) {{ lengths = LengthsOfMask (mask) }}")
+
+
+def test_queries_past_the_end_of_a_row_may_have_another_mask() -> None:
+    mask = np.zeros((2, 3, 4, 4), np.float32)
+    mask[1, :, :, 2:] = mask[1, :, 2:] = HIDDEN
+    assert of_queries("a, b, c, d").run(None, {"mask": mask})[0].tolist() == [4, 2]
+    assert of_queries("a, c, d").run(None, {"mask": mask[:, 0]})[0].tolist() == [4, 2]
+
+
+@pytest.mark.parametrize("place", [(1, 0, 1, 0), (1, 2, 1, 1), (1, 2, 0, 2), (0, 1, 3, 3)])
+@pytest.mark.parametrize("number", [HIDDEN, 0.0, 1e-6, np.nan])
+def test_valid_queries_of_all_heads_have_one_mask(place: tuple[int, ...], number: float) -> None:
+    mask = np.zeros((2, 3, 4, 4), np.float32)
+    mask[1, :, :, 2:] = HIDDEN
+    is_same = mask[place] == number
+    mask[place] = number
+    runtime = of_queries("a, b, c, d")
+    if is_same:
+        assert runtime.run(None, {"mask": mask})[0].tolist() == [4, 2]
+    else:
+        with pytest.raises(Exception, match="not of the steps past the end"):
+            runtime.run(None, {"mask": mask})
+
+
 def test_sets_are_chosen_by_name() -> None:
     assert _kernels.chosen("attention") in INSTRUCTION_SETS
     with pytest.raises(ValueError, match="no abacus"):

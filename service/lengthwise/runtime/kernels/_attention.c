@@ -10,9 +10,10 @@
  *                            lengths [rows]; how many queries each row has, if not as many; attributes num_heads, scale
  *                            -> packed answers to the queries, with the features of value
  *
- * Of a mask with more axes, the first of each is read. A few queries stand side by side in vectors. They go through the keys
- * in blocks that stay in the nearest cache; the largest score so far makes all shares small enough (Milakov and Gimelshein,
- * 2018, "Online normalizer calculation for softmax").
+ * A mask with more axes has to be the same at all of them, but for queries past the end of a row, which nothing computes.
+ * A few queries stand side by side in vectors. They go through the keys in blocks that stay in the nearest cache; the
+ * largest score so far makes all shares small enough (Milakov and Gimelshein, 2018, "Online normalizer calculation for
+ * softmax").
  */
 #include "_library.h"
 
@@ -251,6 +252,15 @@ static OrtStatus *compute(void *kernel, OrtKernelContext *context)
     return attend_all(&work, rows[0]);
 }
 
+/* Whether the mask of a query hides the steps from `length` on, and no others. */
+static int hides_rest(const float *mask, long length, long steps)
+{
+    int is_other = 0;
+    for (long step = 0; step < length; step++) is_other |= !(mask[step] == 0.0f);
+    for (long step = length; step < steps; step++) is_other |= !(mask[step] <= HIDDEN);
+    return !is_other;
+}
+
 /* Reads how long each row is, by a mask; an error of one that hides another step than those past the end. */
 static OrtStatus *compute_lengths(void *kernel, OrtKernelContext *context)
 {
@@ -261,17 +271,17 @@ static OrtStatus *compute_lengths(void *kernel, OrtKernelContext *context)
     const float *mask = well(api->KernelContext_GetInput(context, 0, &value)) ? tensor(value, shape, &axes) : NULL;
     (void)kernel;
     if (!mask || axes < 2) return unfit_shapes();
-    const long rows = shape[0], steps = shape[axes - 1];
-    long of_row = 1;
-    for (size_t i = 1; i < axes; i++) of_row *= shape[i];
-    if (!of_row && rows && steps) return unfit_shapes();
+    const long rows = shape[0], steps = shape[axes - 1], queries = axes > 2 ? shape[axes - 2] : 1;
+    const long lines = axes > 3 ? shape[1] * queries : queries; /* of a row, each of the mask of a query */
+    if (!lines && rows && steps) return unfit_shapes();
     OrtStatus *error = output(context, 0, (int64_t[]){rows}, 1, (float **)&lengths);
     if (!error) error = output(context, 1, (int64_t[]){rows}, 1, (float **)&at_most_one);
-    for (long row = 0; !error && lengths && row < rows; row++, mask += of_row) {
-        long length = 0, hidden;
+    for (long row = 0; !error && lengths && row < rows; row++, mask += lines * steps) {
+        long length = 0;
         while (length < steps && mask[length] == 0.0f) length++;
-        for (hidden = length; hidden < steps && mask[hidden] <= HIDDEN;) hidden++;
-        if (hidden < steps) return status(ORT_INVALID_ARGUMENT, "a mask that is not of the steps past the end of a row");
+        for (long line = 0; line < lines; line++)
+            if ((!line || line % queries < length) && !hides_rest(mask + line * steps, length, steps))
+                return status(ORT_INVALID_ARGUMENT, "a mask that is not of the steps past the end of a row");
         lengths[row] = length;
         if (at_most_one) at_most_one[row] = length > 0;
     }
