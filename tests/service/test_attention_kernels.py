@@ -1,5 +1,7 @@
 """The kernels for attention of valid steps: what each instruction set computes, and what its bits depend on."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -119,6 +121,26 @@ def test_a_row_has_the_same_bits_in_any_company_and_on_any_cores() -> None:
     for length, end in zip(LENGTHS, ends, strict=True):
         alone = {name: given[name][end - length : end] for name in "qkv"} | {"lengths": np.array([length], np.int32)}
         assert np.array_equal(runtime.run(None, alone)[0], together[end - length : end])
+
+
+def test_a_core_that_is_wanted_is_given_back_within_a_row() -> None:
+    given, runtime = steps((3000, 3000), 32, 32, rest=0), attention(1)  # one row for each core
+    expected_answer = runtime.run(None, given)[0]
+    before = time.thread_time()
+    runtime.run(None, given)
+    row, parts = (time.thread_time() - before) / 2, list[float]()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        recurrent_kernels.lend_cores(1, soon=True)
+        taking_back = threading.Timer(row / 4, recurrent_kernels.lend_cores, (0,))
+        taking_back.start()
+        helped = _kernels.helped()
+        assert np.array_equal(runtime.run(None, given)[0], expected_answer)
+        taking_back.join()
+        parts.append((_kernels.helped() - helped) / row)
+        if 0 < parts[-1] < 0.8:
+            return
+    pytest.fail(f"a helper did these parts of its row: {parts}")
 
 
 def test_large_scores_and_far_smaller_ones_are_shares() -> None:

@@ -81,6 +81,7 @@ struct Work {
     const int32_t *lengths, *queries;   /* of each row; how many queries it has */
     long row, begin, first_query;       /* the next row, and where its keys and queries begin */
     long head, items;                   /* its next head; how many rows and heads to compute */
+    long query;                         /* the next query of that row and head; copies are in `room` if it is not the first */
     float *room, *to;             /* `room_for` floats */
 };
 
@@ -90,12 +91,14 @@ static long room_for(long longest, const long *features)
     return longest * (features[KEY] + features[VALUE]) + MOST_BLOCK * (features[QUERY] + features[VALUE] + KEYS_AT_ONCE + 2);
 }
 
-/* The keys or values of a row and head, which stand one behind the other at `to`, if there is such a place. */
+/* The keys or values of a row and head, which stand one behind the other at `to`, if there is such a place: copied before
+ * the first query. */
 static const float *gathered(const struct Work *work, enum Part part, long length, float *to)
 {
     const long features = work->features[part], apart = work->apart[part];
     const float *from = work->from[part] + work->begin * apart + work->head * features;
-    for (long step = 0; to && step < length; step++) memcpy(to + step * features, from + step * apart, features * sizeof *to);
+    for (long step = 0; to && !work->query && step < length; step++)
+        memcpy(to + step * features, from + step * apart, features * sizeof *to);
     return to ? to : from;
 }
 
@@ -116,8 +119,8 @@ static const struct Cells *cells_for(const struct Attention *attention, long que
     return cells->narrower && queries <= cells->narrower->lanes ? cells->narrower : cells;
 }
 
-/* One row and head. */
-static void attend(const struct Work *work)
+/* Computes one row and head, or goes on with it; a thread on a lent core stops when the core is wanted. */
+static void attend(struct Work *work, int may_stop)
 {
     const long length = work->lengths[work->row], asked = work->queries[work->row];
     const long size = work->features[KEY], features = work->features[VALUE];
@@ -131,7 +134,8 @@ static void attend(const struct Work *work)
     float *most = sums + MOST_BLOCK * features, *divisors = most + MOST_BLOCK;
     const float *from = work->from[QUERY] + work->first_query * work->apart[QUERY] + work->head * size;
     float *to = work->to + work->first_query * outputs + work->head * features;
-    for (long first = 0, count; first < asked; first += count) {
+    for (long count; work->query < asked && !(may_stop && core_is_wanted()); work->query += count) {
+        const long first = work->query;
         const struct Cells *cells = cells_for(work->attention, asked - first);
         const long block = asked - first > cells->lanes ? cells->wide : cells->lanes;
         count = asked - first < block ? asked - first : block;
@@ -141,6 +145,7 @@ static void attend(const struct Work *work)
             cells->multiply(keys + key * key_apart, key_apart, 1, of_block, size, queries, block, 1, scores);
             cells->weigh(scores, of_block, block, !key, most, divisors, sums, features);
             cells->multiply(values + key * value_apart, 1, value_apart, features, of_block, scores, block, !key, sums);
+            let_others_run();
         }
         for (long query = 0; query < count; query++) {
             const float factor = 1.0f / divisors[query];
@@ -153,6 +158,7 @@ static void attend(const struct Work *work)
 static void next(struct Work *work)
 {
     work->items--;
+    work->query = 0;
     if (++work->head < work->attention->heads) return;
     work->head = 0;
     work->first_query += work->queries[work->row];
@@ -162,9 +168,9 @@ static void next(struct Work *work)
 static void go_on(void *part, int may_stop)
 {
     struct Work *work = part;
-    for (; work->items && !(may_stop && core_is_wanted()); next(work)) {
-        attend(work);
-        let_others_run();
+    for (; work->items; next(work)) {
+        attend(work, may_stop);
+        if (work->query < work->queries[work->row]) return;
     }
 }
 
