@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from lengthwise.runtime.manifest import GraphNames
 from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.known_steps import KnownSteps
-from lengthwise.runtime.onnx.onnx_graph import FLOAT, INT32, INT64, AttributeValue, Graph, Node
+from lengthwise.runtime.onnx.onnx_graph import FLOAT, AttributeValue, Graph, Node
 from lengthwise.runtime.onnx.pattern import HIDDEN, ONNX, NotFound, require
 from lengthwise.runtime.onnx.step_values import (
     Count,
@@ -97,7 +97,7 @@ def fused(model: bytes, *names: GraphNames) -> FusedGraph | None:
     for node in graph.nodes:
         if node.operator in LAYERS and any(node.inputs[_LENGTHS : _LENGTHS + 1]):
             name = node.inputs[_LENGTHS]
-            read = {name, *(each for before in _before(graph, name) for each in before.inputs)}
+            read = {name, *(each for before in graph.before(name) for each in before.inputs)}
             own_sequence = next((each for each in names if each.lengths in read), names[0])
             lengths.setdefault(own_sequence.sequences, name)
     tensors: dict[str, NDArray[np.float32]] = {}
@@ -145,7 +145,7 @@ class _Fusion(KnownSteps):
 
     def rewrite(self) -> None:
         """Goes through all nodes, those that compute the lengths first, as Pack reads the lengths."""
-        before, names = _before(self.graph, self._lengths), self._names
+        before, names = self.graph.before(self._lengths), self._names
         if names.mask is not None:
             is_valid = float(names.mask_marks == "valid")
             self._values[names.mask] = Mask("sr" if names.time_first else "rs", is_valid, 1 - is_valid)
@@ -167,15 +167,6 @@ class _Fusion(KnownSteps):
                 self._add(node)
         for name in self.graph.outputs:
             self._write_rectangle(name)
-
-    def _same_lengths(self, before: list[Node]) -> set[str]:
-        """The names of the lengths that the layers get: before and behind their casts, if no cast rounds them."""
-        names, name = {self._lengths}, self._lengths
-        while (node := self.makers.get(name)) is not None and node.operator == "Cast":
-            name = node.inputs[0]
-            names.add(name)
-        are_integers = all(node.operator != "Cast" or node.attributes.get("to") in (INT32, INT64) for node in before)
-        return names if are_integers else {self._lengths}
 
     def _add(self, node: Node) -> None:
         """Adds what a node becomes: itself, or what computes the same from packed steps."""
@@ -457,13 +448,6 @@ class _Fusion(KnownSteps):
         **{"Squeeze": _squeeze, "Transpose": _transpose, "Unsqueeze": _squeeze},
     }
     """The methods by operator. None stands for a rectangle that other nodes than the original one make."""
-
-
-def _before(graph: Graph, name: str) -> list[Node]:
-    """Returns the nodes that compute a value, in their order."""
-    before = Graph(graph.nodes, outputs=[name])
-    before.remove_unused()
-    return before.nodes
 
 
 def _packed(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from lengthwise.runtime.manifest import GraphNames
-from lengthwise.runtime.onnx.onnx_graph import BOOL, Graph, Node
+from lengthwise.runtime.onnx.onnx_graph import BOOL, INT32, INT64, Graph, Node
 from lengthwise.runtime.onnx.pattern import NotFound, Pattern, require
 from lengthwise.runtime.onnx.step_values import (
     COMPARISONS,
@@ -111,6 +111,15 @@ class KnownSteps(Pattern):
         if (table := self.makers.get(of, Node())).operator == "Gather" and table.inputs[0] in self.graph.tensors:
             of = table.inputs[1]  # tokens
         return of in (self._names.sequences, self._names.mask) or "s" in self._values[of].axes
+
+    def _same_lengths(self, before: list[Node]) -> set[str]:
+        """The names of the lengths that the layers get: before and behind their casts, if no cast rounds them."""
+        names, name = {self._lengths}, self._lengths
+        while (node := self.makers.get(name)) is not None and node.operator == "Cast":
+            name = node.inputs[0]
+            names.add(name)
+        are_integers = all(node.operator != "Cast" or node.attributes.get("to") in (INT32, INT64) for node in before)
+        return names if are_integers else {self._lengths}
 
     def _of_counts(self, node: Node) -> StepValue:
         """What is computed of lengths or indices: the same numbers, or a comparison of the two.

@@ -333,15 +333,18 @@ class Graph:
             or names.isdisjoint(Message(content).texts(_VALUE_NAME))
         ]
 
-    def remove_unused(self) -> None:
-        """Removes the nodes whose outputs nothing uses."""
-        used = set(self.outputs)
-        used_nodes = []
+    def before(self, *names: str) -> list[Node]:
+        """Returns the nodes that compute values, in their order."""
+        used, nodes = set(names), []
         for node in reversed(self.nodes):  # the nodes that use a value come after the node that makes it
             if not used.isdisjoint(node.outputs):
-                used_nodes.append(node)
+                nodes.append(node)
                 used.update(node.inputs, *(inner.inputs for graph in node.graphs for inner in graph.walk()))
-        self.nodes = used_nodes[::-1]
+        return nodes[::-1]
+
+    def remove_unused(self) -> None:
+        """Removes the nodes whose outputs nothing uses."""
+        self.nodes = self.before(*self.outputs)
 
     def write(self, opsets: Mapping[str, int]) -> bytes:
         """Encodes the graph, with its present nodes, as an ONNX file.

@@ -6,6 +6,7 @@ have the form that the caller looks for; the caller then leaves the nodes as the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -193,6 +194,8 @@ class Pattern:
                         require(not maker.unread and _is_no_length(maker.attributes.get("value", 0.0)))
                     case "Cast":
                         require(maker.attributes.get("to") in _KEEPING)
+                    case "Add" | "Div" | "Mul" | "Sub":
+                        require(not self.graph.constants.keys() >= {*maker.inputs})
                 waiting += maker.inputs
         return constants
 
@@ -200,6 +203,19 @@ class Pattern:
         """The axis of a Squeeze, an Unsqueeze or a reduction; None if it has several or none, or they are computed."""
         axes = self.graph.constants.get(node.inputs[1]) if len(node.inputs) > 1 else node.attributes.get("axes")
         return axes[0] if isinstance(axes, tuple) and len(axes) == 1 else None
+
+
+def are_made_alike(graph: Graph, names: Sequence[str]) -> bool:
+    """Whether the same operators make all these values, of the same ones."""
+    kinds: dict[Any, int] = {}
+    made: dict[str, Any] = {name: (numbers,) for name, numbers in graph.constants.items()}
+    for node in graph.before(*names):
+        inputs = tuple(made.get(name, name) for name in node.inputs)
+        is_known = not node.unread and not node.graphs
+        how = node.operator, node.domain, tuple(sorted(node.attributes.items())), is_known or id(node), inputs
+        for index, name in enumerate(node.outputs):
+            made.setdefault(name, kinds.setdefault((how, index), len(kinds)))
+    return len({made.get(name, name) for name in names}) == 1
 
 
 def _is_no_length(numbers: Any) -> bool:
