@@ -262,8 +262,7 @@ class Attention(Pattern):
         if is_flat:
             name = self._emit("Unsqueeze", [name, self._integers(0)])
             name = self._emit("Reshape", [name, self._integers(-1, heads, 0, 0)])
-        width = self._sizes(name, -1)
-        shape = self._emit("Concat", [self._integers(1, 1), width, self._integers(1)], axis=0)
+        shape = self._emit("Concat", [self._integers(1, 1), self._sizes(name, -1), self._integers(1)], axis=0)
         return self._emit("Expand", [name, shape])
 
     # Query, key and value
