@@ -41,6 +41,7 @@ def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, sa
     assert said in result.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_read", [True, False])
 def test_a_reader_that_has_read_enough_is_no_error(is_read: bool) -> None:
     prints = (

@@ -5,7 +5,7 @@ import onnx
 import pytest
 
 from lengthwise.runtime.onnx import onnx_graph
-from lengthwise.runtime.onnx.pattern import NotFound, Pattern, are_made_alike
+from lengthwise.runtime.onnx.pattern import NotFound, Pattern, are_equal_by_nodes
 
 OTHERS = ("ConstantOfShape", "Mul", "Transpose")
 FORMS = {
@@ -66,4 +66,4 @@ def test_masks_are_alike_if_the_same_is_made_of_the_same(second: str) -> None:
             {second}
         }}"""
     graph = onnx_graph.read(onnx.parser.parse_model(text).SerializeToString())
-    assert are_made_alike(graph, ["mask", "other"]) == SECOND[second]
+    assert are_equal_by_nodes(graph, ["mask", "other"]) == SECOND[second]

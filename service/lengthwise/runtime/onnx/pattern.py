@@ -205,7 +205,7 @@ class Pattern:
         return axes[0] if isinstance(axes, tuple) and len(axes) == 1 else None
 
 
-def are_made_alike(graph: Graph, names: Sequence[str]) -> bool:
+def are_equal_by_nodes(graph: Graph, names: Sequence[str]) -> bool:
     """Whether the same operators make all these values, of the same ones."""
     kinds: dict[Any, int] = {}
     made: dict[str, Any] = {name: (numbers,) for name, numbers in graph.constants.items()}

@@ -26,7 +26,7 @@ from lengthwise.runtime.onnx import onnx_graph
 from lengthwise.runtime.onnx.attention import DOMAIN, OF_VALID_STEPS, Attention, MaskedScores, PartPath
 from lengthwise.runtime.onnx.fusion import DOMAIN as PACKED
 from lengthwise.runtime.onnx.onnx_graph import AttributeValue, Graph, Node
-from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, are_made_alike, require
+from lengthwise.runtime.onnx.pattern import ONNX, NotFound, Pattern, are_equal_by_nodes, require
 
 INSTRUCTION_SETS: Final[tuple[str, ...]] = () if _kernels is None else _kernels.INSTRUCTION_SETS.get("attention", ())
 """The instruction sets that this processor and the kernels support, best first; empty if there are none."""
@@ -58,7 +58,7 @@ def fused(model: bytes, *lengths: str) -> bytes:
     attention.replace_all()
     masks = [node.inputs[-1] for node in attention.graph.nodes if node.operator == OF_VALID_STEPS]
     packing = _Packing(attention.graph, masks[0], lengths)
-    require(all(map(packing.is_mask, masks)) and are_made_alike(attention.graph, masks))
+    require(all(map(packing.is_mask, masks)) and are_equal_by_nodes(attention.graph, masks))
     return packing.packed().write({DOMAIN: 1, PACKED: 1})
 
 
