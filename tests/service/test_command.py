@@ -33,6 +33,7 @@ def command(error: BaseException) -> click.Command:
         (ZeroDivisionError("oh"), 2, "bug in lengthwise"),
         (RuntimeError("can't start new thread"), 2, "error: the system starts no more threads"),
         (click.UsageError("what?"), 2, "what?"),
+        (BrokenPipeError(32, "Broken pipe"), 2, "error: Broken pipe"),  # another pipe than the output
     ],
 )
 def test_an_error_is_a_line_and_an_exit_code(error: BaseException, code: int, said: str) -> None:

@@ -19,6 +19,8 @@ _R = TypeVar("_R")
 def side_by_side(call: Callable[[_I], _R], items: Iterable[_I]) -> Iterator[_R]:
     """The results of a call for each item, in the order of the items; as many calls as cores run at once.
 
+    `Executor.map` would read all items at once, and they are batches.
+
     What a call raises is raised where its result would come; calls after it may have run by then. What the items raise
     comes before the results of calls that run.
 

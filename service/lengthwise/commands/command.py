@@ -1,6 +1,7 @@
 """The base of every command: an error ends as one line on stderr and an exit code.
 
 0 is good; 1: what was checked is bad; 2: it could not be checked, or the command line is wrong, or this is a bug.
+130 and 141 are those of a signal, and of an output that nobody reads.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NoReturn
 
 import click
@@ -115,8 +116,8 @@ class Command(click.Command):
                 NOT_CHECKED,
             )
         except Exception as error:
-            if isinstance(error, BrokenPipeError) and _nobody_reads():
-                raise Ended(NOT_READ) from None
+            if isinstance(error, BrokenPipeError):
+                _end_unread()
             # `check --suggest` needs what `export` does
             extra, action = "export" if context.params.get("suggest") else self.name or "", f"'lengthwise {self.name}'"
             if isinstance(error, ModuleNotFoundError) and (advice := missing_extra(error, extra, action)) is not None:
@@ -134,13 +135,17 @@ class Command(click.Command):
             )
 
 
-def _nobody_reads() -> bool:
-    """Whether what reads the output has ended, as `head` does; then what is left of it is dropped."""
-    output = select.poll()
-    output.register(sys.stdout, 0)
-    if ended := any(events & select.POLLERR for _, events in output.poll(0)):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it ends
-    return ended
+def _end_unread() -> None:
+    """Ends the process if what reads the output has ended, as `head` does; what is left of it is dropped.
+
+    Raises:
+        Ended: Then.
+    """
+    with suppress(AttributeError, OSError):  # Windows has no poll; what stands for the output may be no file
+        (output := select.poll()).register(sys.stdout, 0)
+        if any(events & select.POLLERR for _, events in output.poll(0)):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it ends
+            raise Ended(NOT_READ)
 
 
 @contextmanager

@@ -59,7 +59,7 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
     # 1. A per-step head: rows have different lengths.
     if manifest.task == "per-step":
         return [
-            Answer(probabilities(row, manifest), 0, weight, None, state) if np.isfinite(row).all() else None
+            Answer(probabilities(row, manifest), attention=weight, state=state) if np.isfinite(row).all() else None
             for row, weight, state in zip(by_row(logits, lengths, manifest), weights, states, strict=True)
         ]
     # 2. One row of logits for each sequence: all at once. Rows that are not finite are computed as zeros.
@@ -69,7 +69,7 @@ def score(outputs: Outputs, lengths: NDArray[np.int32], manifest: Manifest) -> l
     scored = probabilities(safe_logits, manifest)
     best = scored.argmax(axis=1).tolist()
     answers: list[Answer | None] = [
-        Answer(row, index, weight, None, state)
+        Answer(row, index, weight, state=state)
         for row, index, weight, state in zip(scored, best, weights, states, strict=True)
     ]
     if finite_rows is None:

@@ -82,7 +82,7 @@ struct Work {
     long row, begin, first_query;       /* the next row, and where its keys and queries begin */
     long head, items;                   /* its next head; how many rows and heads to compute */
     long query;                         /* the next query of that row and head; copies are in `room` if it is not the first */
-    float *room, *to;             /* `room_for` floats */
+    float *room, *to;                   /* `room_for` floats; the answers */
 };
 
 /* How many floats a thread needs: keys, values and a block of queries, their scores, their sums, and two numbers of each. */

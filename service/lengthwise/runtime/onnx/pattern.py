@@ -147,7 +147,7 @@ class Pattern:
         if maker.operator in ("Identity", "Transpose"):
             return self.shape(maker.inputs[0])[:: -1 if maker.operator == "Transpose" else 1]
         if maker.operator == "Concat" and all(parts := [self.shape(part) for part in maker.inputs]):
-            axis = int(maker.attributes["axis"])  # type: ignore[arg-type]
+            axis = int(maker.attributes["axis"])  # type: ignore[arg-type]  # an integer
             return (*parts[0][:axis], sum(part[axis] for part in parts), *parts[0][axis + 1 :])
         return self.graph.tensors[name].shape if name in self.graph.tensors else ()
 

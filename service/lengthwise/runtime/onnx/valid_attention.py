@@ -254,7 +254,7 @@ class _Packing(Pattern):
             and product.outputs == [self._packed[name]]
             and self.users[name] == [add]
             and name not in self.graph.used_elsewhere
-            and all(len(self.shape(bias)) == 1 for bias in biases)
+            and [len(self.shape(bias)) for bias in biases] == [1]
         )
 
     def _pack(self, name: str) -> str:
