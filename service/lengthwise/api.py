@@ -158,7 +158,7 @@ class Stream:
         return self._predict([steps], **{**options, "states": [self.state], "outputs": outputs})
 
     def _keep(self, predictions: Predictions) -> Prediction:
-        """The prediction of a call, whose state is the next one."""
+        """Keeps the state of the call's one prediction for the next steps, and returns the prediction."""
         (prediction,) = predictions
         self.state = prediction.state
         return prediction

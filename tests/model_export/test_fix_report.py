@@ -13,7 +13,7 @@ from rich.console import Console
 from lengthwise_export.checking.page import as_page
 from lengthwise_export.checking.report import Report
 from lengthwise_export.mending.engine import MendedOperator
-from lengthwise_export.mending.fix import FixProposal, draw_curve, unified
+from lengthwise_export.mending.fix import FixProposal, padding_curve, unified
 from tests.support.check_reports import LEAK, REPORT
 from tests.support.mends import CHANGES, CURVE, FIX, REFUSED, NumpySubject, over_the_steps, over_the_width
 
@@ -98,7 +98,7 @@ def test_a_page_without_a_mend_has_no_section_of_one() -> None:
 
 def test_a_curve_is_of_the_original_with_padding_and_of_the_mend() -> None:
     original, mended = NumpySubject(over_the_width), NumpySubject(over_the_steps)
-    curve = draw_curve(original, mended, max_length=1000)
+    curve = padding_curve(original, mended, max_length=1000)
     assert curve is not None
     assert (curve.length, curve.shares[0], curve.shares[-1]) == (CURVE.length, 0.0, 2.0)
     assert curve.before[0] == pytest.approx(curve.after[0])
@@ -107,7 +107,7 @@ def test_a_curve_is_of_the_original_with_padding_and_of_the_mend() -> None:
 
 
 def test_a_curve_ends_where_the_model_does() -> None:
-    curve = draw_curve(NumpySubject(over_the_width), NumpySubject(over_the_steps), max_length=20, min_length=10)
+    curve = padding_curve(NumpySubject(over_the_width), NumpySubject(over_the_steps), max_length=20, min_length=10)
     assert curve is not None
     assert curve.length == 10
     assert round(10 * (1 + curve.shares[-1])) == 20

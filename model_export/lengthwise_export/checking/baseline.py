@@ -223,7 +223,7 @@ class Steadiness:
         sequences = [sampler.sequence(longest) for _ in range(2)]
         batch, batch_of_one = pad(sequences, multiple=1), pad(sequences[:1], multiple=1)
         self._restart()
-        # The batch that was run last, of two rows or of one: the methods below compare with its first answer.
+        # Both batches, each with its first answer; and the one of them that is being asked at the moment
         self._baseline = Baseline(sequences, batch, subject.answer(batch))
         self._baselines = [self._baseline]
         with suppress(RunError):  # a model that raises for one row alone is asked for two rows only

@@ -17,8 +17,8 @@ from typing import Final
 from lengthwise_export.checking import rule
 from lengthwise_export.checking.masked_statement import (
     NAN,
-    axes_of_steps,
     possible_callees,
+    rows_and_steps_axes,
     write_lengths,
     write_masked,
 )
@@ -81,7 +81,7 @@ def explain(
     """
     # 1. What changes its output, whatever the trial changed: for an operation along the steps that is the padding, for
     #    one along the rows the other rows.
-    axes = None if batch is None else axes_of_steps(operation, batch)
+    axes = None if batch is None else rows_and_steps_axes(operation, batch)
     if axes is not None:
         row_axis, _ = axes
         if row_axis in operation.reduced_axes:

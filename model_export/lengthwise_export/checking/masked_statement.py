@@ -141,10 +141,11 @@ _TAKES_AXES: Final = re.compile(r"(nan)?(mean|sum)|a?(max|min)|(std|var)(_mean)?
 """Functions that take several axes and `keepdim`, and return a tensor."""
 
 
-def axes_of_steps(operation: Operation, batch: Geometry) -> tuple[int, int] | None:
-    """The axes of rows and of steps of an operator's input, where it runs along the steps or the rows.
+def rows_and_steps_axes(operation: Operation, batch: Geometry) -> tuple[int, int] | None:
+    """The axis of rows and the axis of steps of the input of an operator that reduces one of the two.
 
-    None if the sizes do not tell exactly one axis of each.
+    If it reduces the rows, the steps may be any axis; else they are among the axes that it reduces. None if the sizes
+    do not tell exactly one axis of each.
     """
     rows = [axis for axis, size in enumerate(operation.input_shape) if size == batch.rows]
     reduces_rows = {*rows} & {*operation.reduced_axes}

@@ -81,7 +81,7 @@ class OnnxSubject:
                 yield self._with_graph(replace(self._external, graph=graph)).answer(batch)
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
-        """Runs a batch; onnxruntime has no separate fast path."""
+        """The same as `answer`: a graph has no fast path, as layers of torch have, that a check would turn off."""
         return self.answer(batch)
 
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:

@@ -332,7 +332,8 @@ def _other_rows(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler)
     larger = [steps if row % 2 == 0 else replaced[row] * factor for row, steps in enumerate(sequences)]
     for name, others in (("neighbours replaced", replaced), ("neighbours replaced by larger ones", larger)):
         yield CheckTrial(name, "neighbours", pad(others, width=sizes.width), all_rows[::2])
-    # Shuffled first: a reversal is its own inverse, so a model that never undoes its sorting may hide.
+    # An order that is not its own inverse comes first: a reversal undoes itself, and so would hide a model that sorts
+    # its rows and forgets to sort them back.
     for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
         new_rows = tuple((row, index) for index, row in enumerate(order))
         yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), new_rows)

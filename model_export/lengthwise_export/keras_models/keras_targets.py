@@ -53,7 +53,7 @@ from lengthwise_export.tracing.call_signature import CallSignature
 from lengthwise_export.tracing.module_state import ModuleState
 from lengthwise_export.tracing.outputs import output_selector
 
-_SECOND: Final[tuple[Literal["lengths", "none"], ...]] = ("lengths", "none")
+_SECOND_ARGUMENTS: Final[tuple[Literal["lengths", "none"], ...]] = ("lengths", "none")
 _WIDTHS: Final = (8, 64, 131)  # widths to try; convolutions without padding need many steps
 
 
@@ -109,7 +109,7 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
     notices = (*agreeing.model_input.masks, *notices)
     # 3. One target that is called with lengths, and one without
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
-    signature, steps_alone = (agreeing.model_input.signature(second) for second in _SECOND)
+    signature, steps_alone = (agreeing.model_input.signature(second) for second in _SECOND_ARGUMENTS)
     output = _output_name(text, agreeing.outputs, options)
     subject = agreeing.subject(signature, output)
     answer = _small_answer(subject)

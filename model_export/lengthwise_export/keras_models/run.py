@@ -197,9 +197,20 @@ class FollowedTensors(TorchFunctionMode):
         self._followed[id(tensor)] = _FromSteps(tensor, _version(tensor), padded, kind, number, sequence)
 
     def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any, steps: Tensor) -> tuple[str, float | None]:
-        """The kind and the number of what a function of torch makes of followed tensors, the `sources` in a call.
+        """`kind` and `number`, as `_FromSteps` has them, of the result of a function of torch.
 
-        `steps` are those of the sequence that these are made of.
+        1. Of constants alone: a constant.
+        2. Of steps compared with a number, `steps != number`: `compared`, or a mask where a step is one number.
+        3. `any` of what is compared: a mask.
+        4. What only copies or joins the numbers of steps, or of masks: the same kind. All of these have to be of the
+           same number, as two masks of different numbers make one that Keras would not make of either.
+        5. Anything else: `other`.
+
+        Args:
+            name: The name of the function.
+            sources: The followed tensors in its call.
+            call: Its arguments.
+            steps: Those of the sequence of which these tensors are made.
         """
         kinds = {source.kind for source in sources if source.kind != "constant"}
         numbers = [source.number for source in sources if source.kind != "constant"]

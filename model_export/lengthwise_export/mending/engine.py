@@ -149,7 +149,7 @@ def follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
 
 
 def apply(mender: Mender, node: NodeProto) -> NodeOutputs:
-    """What is known of a node's outputs, after the nodes that stand for it were written.
+    """Writes the nodes that stand for a node of the original, and returns what is known of its outputs.
 
     1. The numbers of its inputs are known for each length: so are those of its output.
     2. Else its operator has to have a rule, and the node has to be what that requires.

@@ -177,12 +177,12 @@ class PaddingCurve:
     after: tuple[float, ...]  # The probability that the mended model gives, at each share
 
 
-def draw_curve(
+def padding_curve(
     original: Subject, mended: Subject, *, max_length: int, min_length: int = 1, seed: int = 0
 ) -> PaddingCurve | None:
-    """Runs one sequence in both models with more and more zeros as padding.
+    """Runs one sequence in both models with more and more zeros as padding: what a page shows as a curve.
 
-    Of some random sequences it is the one whose answer in the original the padding changes most.
+    The sequence is one of some random ones: the one whose probability the padding changes most in the original.
 
     Args:
         original: The original.
@@ -201,7 +201,7 @@ def draw_curve(
     sampler = Sampler(original.steps, seed)
     sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
     try:
-        # The sequence of which the most padding changes the probability of its label (without padding) most
+        # The sequence whose probability changes most from no padding to the most; its label is the answer without
         unpadded = [_probabilities(original, steps, length) for steps in sequences]
         padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
         labels = [int(probabilities.argmax()) for probabilities in unpadded]

@@ -62,8 +62,8 @@ _OUTPUTS: Final = ("rows fixed", "rows time", "rows time fixed", "rows fixed tim
 def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: int, min_length: int = 1) -> Mended:
     """Rewrites a graph of opset 11 or later so that padding cannot reach an answer; `proof` shows whether it does.
 
-    The mend begins again each time it finds that the original accepts fewer lengths, or that a mask that hides steps by
-    their values has to be true everywhere.
+    The mend begins again each time it finds that the original accepts fewer lengths; or that a mask which the original
+    makes of the values, as `x != 0`, has to become true everywhere, so that it hides no valid step.
 
     Args:
         graph: The original, which stays as it is. The mended graph has an input for lengths, too.

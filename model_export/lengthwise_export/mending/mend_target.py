@@ -27,7 +27,7 @@ from lengthwise_export.checking.trace_onnx import widened
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import TAKE_LENGTHS, LengthwiseError, UncheckableError, UnmendableError, counted
 from lengthwise_export.mending.engine import shown_operator
-from lengthwise_export.mending.fix import FixProposal, draw_curve
+from lengthwise_export.mending.fix import FixProposal, padding_curve
 from lengthwise_export.mending.mend import Mended, mend
 from lengthwise_export.mending.proof import prove
 from lengthwise_export.onnx_graphs.beside import alone
@@ -184,7 +184,7 @@ def _proved(
         "min_length": proof.min_length,
         "hiding": mended.hiding,
         "proof": proof,
-        "curve": functools.partial(draw_curve, target.subject, after.subject, **accepted, seed=seed),
+        "curve": functools.partial(padding_curve, target.subject, after.subject, **accepted, seed=seed),
     }
     if not proof.holds:
         ties = ties_in(mended.graph)

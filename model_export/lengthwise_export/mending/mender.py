@@ -147,8 +147,8 @@ class Mender:
 
         1. The value is a `DataTensor`: the value itself. One that counts rows (an index of rows) is refused.
         2. It is a constant: a tensor with axes of fixed size.
-        3. Its numbers depend on the length: a tensor with added rows, each with the numbers for its own length. It has
-           a cause, because the original computes them from the width of the batch.
+        3. Its numbers depend on the length: a tensor with a further dim 0 (*added rows*, see `values`), where each row
+           has the numbers for its own length. It has a cause, as the original computes them from the batch's width.
         """
         if isinstance(value, DataTensor):
             self.refuse_if(
@@ -497,7 +497,7 @@ class Mender:
         fill: float | None = None,
         mode: str = "constant",
     ) -> DataTensor:
-        """The tensor with as many elements added around its axes at every length, by a Pad.
+        """The tensor with elements added around its axes by a Pad: the same number of them at every length.
 
         Args:
             value: The tensor.

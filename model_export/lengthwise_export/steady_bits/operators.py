@@ -253,10 +253,11 @@ def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
 
 
 def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A function of each number, in a form that computes all numbers in the same way.
+    """An elementwise function, in a form that computes every number of a tensor in the same way.
 
-    Log is a ReduceLogSum of one number, Softplus and Mish are written with Log. Any other function runs on the tensor
-    with ones after it, which are cut off again: the kernel computes the last numbers otherwise.
+    onnxruntime's kernels compute several numbers at once, and the last few of a tensor, which are left over, by other
+    code with other bits. So Log becomes a ReduceLogSum of one number, and Softplus and Mish are written with Log. Any
+    other function runs on the tensor with ones after it, which are cut off again: then only ones are left over.
     """
     (value,), axes = node.input, facts.axes(node.input[0])
     if axes is None or all(axis.fixed for axis in axes):

@@ -375,7 +375,7 @@ def _pick(mender: StreamingMender, value: DataTensor) -> Value:
 
     1. Not along the time: as in mending.
     2. The position follows from the total (`x[:, -1]`): as in mending, which picks by `take_per_row`.
-    3. It is constant, counted from the first step.
+    3. It is constant: counted from the first step, or, if negative, from the last one.
     4. It is data, such as `lengths - 1`: the original's node picks by the position in the chunk.
     """
     kind, index = mender.node.op_type, mender.inputs()[1]
@@ -418,7 +418,10 @@ def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
 
 
 def _picked_step(mender: StreamingMender, value: DataTensor, axis: int, index: KnownTensor) -> Value:
-    """Steps at constant positions, counted from the first one, of a tensor with an axis of time."""
+    """Steps at constant positions of a tensor with an axis of time; negative ones are counted from the end of it all.
+
+    Shorter sequences than have all these steps are refused.
+    """
     numbers = index.constant
     if numbers is None or numbers.ndim > 1:
         mender.refuse("picks by a table of positions")

@@ -59,7 +59,7 @@ def boosted_tree(tree: Any, outputs: NDArray[np.float64]) -> Tree:
 
 
 def xgboost_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree:
-    """A tree of XGBoost, as its JSON has it; it compares `x < t` in float32."""
+    """A tree of XGBoost, as its JSON has it; it compares `x < t` in float32. `outputs` as of `boosted_tree`."""
     left, right = np.array(tree["left_children"]), np.array(tree["right_children"])
     numbers = np.array(tree["split_conditions"], np.float32)  # the threshold, or what a leaf adds
     below = np.nextafter(numbers, np.float32(-np.inf)).astype(np.float64)
@@ -68,7 +68,7 @@ def xgboost_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree:
 
 
 def lightgbm_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree:
-    """A tree of LightGBM, as its JSON has it: nodes inside each other."""
+    """A tree of LightGBM, as its JSON has it: nodes inside each other. `outputs` as of `boosted_tree`."""
     nodes, left = [tree["tree_structure"]], []
     for node in nodes:  # grows
         left.append(len(nodes))

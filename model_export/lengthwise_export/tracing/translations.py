@@ -91,13 +91,13 @@ def _log_sigmoid(x: ir.Value) -> Any:
     return op.Neg(op.Softplus(op.Neg(x)))
 
 
-def _log_add_exp(x: ir.Value, y: ir.Value, base: float = 1.0) -> Any:
+def _log_add_exp(x: ir.Value, y: ir.Value, log_of_base: float = 1.0) -> Any:
     """`log(exp(x) + exp(y))`, as the larger operand plus `log(1 + exp(-difference))`.
 
-    `base` is the natural logarithm of the base: 1, or log(2) for `logaddexp2`. Between equal infinities the difference
-    is 0, where a subtraction would give NaN.
+    `log_of_base` is the natural logarithm of the base: 1 for e, log(2) for `logaddexp2`. Between equal infinities the
+    difference is 0, where a subtraction would give NaN.
     """
-    scale = _number(base, x)
+    scale = _number(log_of_base, x)
     difference = op.Where(op.Equal(x, y), _number(0.0, x), op.Abs(op.Sub(x, y)))
     added = op.Softplus(op.Neg(op.Mul(difference, scale)))
     return op.Add(op.Max(x, y), op.Div(added, scale))

@@ -100,10 +100,10 @@ class FittedSummaries:
         return make_pipeline(self.summaries, *self.scalers, classifier)
 
     def importance(self) -> list[tuple[str, float]]:
-        """The summaries that decide, the most important first: by how much the log loss rises without each.
+        """The summaries that decide, the most important first: by how much the log loss rises if each is permuted.
 
         The values of a summary are permuted among the sequences (L. Breiman, "Random Forests", 2001), those of all
-        quantiles of an interval together. The loss is that of answers that were left out.
+        quantiles of an interval together. The loss of a sequence is that of a classifier that was fitted without it.
         """
         columns: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(self.summaries.get_feature_names_out()):
@@ -118,7 +118,7 @@ class FittedSummaries:
         return sorted(rises.items(), key=lambda entry: -entry[1])
 
     def _loss(self, table: NDArray[np.float32], rows: NDArray[np.intp]) -> float:
-        """The log loss of the answers to rows of a table that were left out."""
+        """The log loss of rows of a table, each answered by a classifier that was fitted without it."""
         logits = torch.from_numpy(self.fitted.left_out(table, rows) / (self.temperature or 1.0))
         return float(loss(logits, self.targets[rows], self.spec.output.task))
 

@@ -530,7 +530,7 @@ def _is_key(column: str, groups: Sequence[tuple[Any, TableColumns]]) -> bool:
 
 
 def _rows(table: Mapping[str, Cells]) -> Iterator[dict[str, Any]]:
-    """The rows of a table with a column `steps`; a cell without a mask, a label or an id is None."""
+    """Yields each row of a table with a column `steps`; a mask, a label or an id that is None is left out."""
     for cells in zip(*table.values(), strict=True):
         yield {name: cell for name, cell in zip(table, cells, strict=True) if name == "steps" or cell is not None}
 

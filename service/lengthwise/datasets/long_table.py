@@ -169,7 +169,7 @@ def _sequences(
     number_of_id = {name: number for number, name in enumerate(dict.fromkeys(ids))}
     sequence_of_row = np.array([number_of_id[name] for name in ids], dtype=np.intp)
     order = _order(sequence_of_row, columns, roles, padding)
-    _ask_about_channels(sequence_of_row, columns, roles, chosen)
+    _refuse_probably_melted(sequence_of_row, columns, roles, chosen)
     bounds = np.searchsorted(sequence_of_row[order], np.arange(len(number_of_id) + 1))
     rows_of_sequence = [order[start:end] for start, end in pairwise(bounds)]
     # The values of each row; and why a row is wrong: the reason of the whole row, else that of its first wrong cell
@@ -357,17 +357,17 @@ def _require_one_row_a_step(columns: TableColumns, roles: Roles, moments: NDArra
             raise ConfigurationError(_melted_message(columns, roles, columns_apart, why))
 
 
-def _ask_about_channels(
+def _refuse_probably_melted(
     sequence_of_row: NDArray[np.intp], columns: TableColumns, roles: Roles, chosen: ColumnNames
 ) -> None:
-    """Refuses a table that may be melted because the cells of a column may name the feature whose value the row has.
+    """Refuses a table where the cells of one column probably name the feature whose value the row has.
 
-    Where the caller names two features or more, other columns are not asked about: a row is a step of these.
-    Asked about are columns that have several values in some sequence, if these are
-    - texts, and the column has the name of a channel such as `sensor`, or stands beside one feature alone;
-    - the numbers of a channel, and neither the column's name nor the caller says that it is a feature;
-    - texts, or the numbers of a channel, each of which is there equally often in every sequence, without times. The
-      caller may say that such numbers are a feature.
+    Where the caller names two features or more, only these are looked at: a row is a step of them. A column that has
+    several values in some sequence is refused if these are
+    - texts, and the column has the name of a channel such as `sensor`, or stands beside one feature alone (`is_sure`);
+    - the numbers of a channel, and neither the column's name nor the caller says that it is a feature (`is_sure`);
+    - texts, or the numbers of a channel, each of which is there equally often in every sequence, without times
+      (`is_even`). The caller may say that such numbers are a feature.
 
     Args:
         sequence_of_row: `[rows]`, the number of each row's sequence, from 0.

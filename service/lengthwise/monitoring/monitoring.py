@@ -173,7 +173,7 @@ class ConsumerThread(threading.Thread):
 
     def run(self) -> None:
         """Passes calls to the consumer until the thread is stopped. Between two rounds, calls gather in the buffer."""
-        recurrent_kernels.run_in_background(self._at_rest is not None)  # a caller may come while a model runs
+        recurrent_kernels.yield_after_steps(self._at_rest is not None)  # a caller may come while a model runs
         while self._arrived.wait() and not self._ending.wait(PERIOD_SECONDS):
             self._arrived.clear()
             while self._turn():

@@ -139,7 +139,7 @@ class Server(_PortServer):
                 await worker.close(serving.metrics.snapshot())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains: accepted requests, and those that still arrive, are answered; then all connections end."""
+        """Drains: accepted requests get their answers, and those that still arrive a 503; then all connections end."""
         log.info(
             "draining: %d accepted calls have no answer yet; another signal ends the process at once",
             self._serving.batcher.unanswered,

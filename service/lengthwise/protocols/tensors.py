@@ -228,10 +228,10 @@ class KnownTensors:
     def of(cls, tensor_call: TensorCall, input_tensors: Sequence[InputTensor]) -> KnownTensors | None:
         """What to remember of a valid request, so that the next one of the same form is read faster.
 
-        None if the model takes more than the steps of one sequence, if the request has to do with states, or if the
-        tensor is wider than the model's longest one. Such a request is valid only because its lengths are shorter than
-        the width. Lengths are elements, so they may be other ones in the next request, and `read` does not compare the
-        width with the model.
+        None in three cases: the model takes more than the steps of one sequence; the request has to do with states;
+        the tensor is wider than `max_length`. A request of the third case is valid only because its lengths are shorter
+        than its width, and lengths are data: the next request may have others, and `read` does not compare them with
+        `max_length`.
         """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         is_short = manifest.long != "reject" or call.width <= manifest.max_length

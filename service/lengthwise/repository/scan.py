@@ -206,7 +206,8 @@ class Scan:
                 stopping=self.stopping,
             )
         except ModelError as error:
-            if (  # a file is too large for the memory that is left, and not for its kind
+            # A file is too large for the memory that is left, and not for its kind: the text has the limit it exceeds
+            if (
                 left < self.most_bytes
                 and getattr(error.__cause__, "errno", 0) == errno.EFBIG
                 and f"at most {MOST_MANIFEST_BYTES} " not in str(error)

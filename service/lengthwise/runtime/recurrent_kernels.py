@@ -73,8 +73,8 @@ def lend_cores(count: int, soon: bool = False) -> None:
         _kernels.lend(count, soon)
 
 
-def run_in_background(on: bool = True) -> None:
-    """Sets for the calling thread whether its layers yield the processor to other threads after each step.
+def yield_after_steps(on: bool = True) -> None:
+    """Sets whether layers that the calling thread runs yield the processor to other threads after each step.
 
     If they do not, and threads share a core, the system may let this thread run for milliseconds while another waits.
     """

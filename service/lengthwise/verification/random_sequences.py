@@ -208,8 +208,8 @@ def lengths_for(manifest: Manifest, lengths: Sequence[int]) -> list[int]:
 def draw(manifest: Manifest, lengths: Sequence[int], seed: int, *, raw: bool = False) -> list[RowInput]:
     """Draws random sequences: each `[length, features]` float32, or `[length]` int64 for a token model.
 
-    Where a model takes more than their steps, each is a sample, with random static values, and further sequences whose
-    lengths are those of other sequences; the states are those where a sequence begins.
+    If the model takes more than the steps of one sequence, each result is a `Sample` instead: with random static
+    values, with further sequences, whose lengths are others of `lengths`, and with the states of a sequence's begin.
 
     Values have the mean and the standard deviation of the manifest, if it has them, and consecutive steps are
     correlated. Some steps are zeros, and so is the last step of every other ordinary sequence, because zeros are data.

@@ -187,9 +187,10 @@ def _pads(windows: Sequence[Window]) -> list[int]:
 
 
 def _with_own_pads(mender: Mender, *further_inputs: str) -> _Emit:
-    """The `emit` of `_mend_windows` for a node that stays: the node with the `pads` of its windows, without `auto_pad`.
+    """Returns a function for the argument `emit` of `_mend_windows`: it writes the node again, with explicit `pads`.
 
-    `further_inputs` are the names of its inputs after the first one.
+    These are the zeros that its windows read in front and behind; `auto_pad` goes. `further_inputs` are the names of
+    the node's inputs after the first one.
     """
     return lambda masked, windows: mender.copy_node(
         [mender.in_original_shape(masked), *further_inputs], drop=["auto_pad"], pads=_pads(windows)

@@ -332,14 +332,15 @@ def _cell(
         body: The body.
         inputs: Its inputs by name, the states first.
         state_count: The number of states.
-        masks: By name, those of its other inputs that are masks; None for one that does not hide steps by their values.
+        masks: By name, those of its other inputs that are masks; None for one that the steps' values do not make, with
+            which this is no cell that could be mended.
     """
     states, steps = [*inputs][:state_count], [name for name in [*inputs][state_count:] if name not in masks]
     next_states = {
         name: (output.name, _feature_count(inputs[name], 2)) for name, output in zip(states, body.output, strict=False)
     }
     feature_count = _feature_count(inputs[steps[0]], 3) if len(steps) == 1 else 0
-    if None in masks.values() or not feature_count or not all(hidden for _, hidden in next_states.values()):
+    if None in masks.values() or not feature_count or not all(features for _, features in next_states.values()):
         return None
     # What the body takes from outside: constants, and data `[rows, features]`; a mask is true
     outside = {name: mender.values.get(name) for name in _names_outside(body)}

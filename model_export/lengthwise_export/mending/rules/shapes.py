@@ -104,8 +104,8 @@ def _text(groups: Iterable[Group]) -> str:
 def _regrouped(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> DataTensor:
     """The tensor after a Reshape of the original to axes of these sizes.
 
-    Only the description changes, where the mended graph keeps its dims; else a Reshape of these is written. What mixes
-    rows or cuts steps into pieces is refused.
+    If the dims of the mended graph stay as they are, only the groups of the description change; else a Reshape of the
+    dims is written. What mixes rows or cuts steps into pieces is refused.
     """
     value, groups = _distributed(mender, value, sizes)
     regrouped = replace(value, groups=groups)
@@ -234,11 +234,12 @@ def _group_of(mender: Mender, table: Table) -> Group:
 
     Refuses a size that depends on the rows in another way than by a product with them.
     """
-    size, by_length = Size(table), Size(np.stack([table[0], table[0]]))
+    with_one_row, with_many_rows = table
+    size, time_size = Size(table), Size(np.stack([with_one_row, with_one_row]))
     if not size.depends_on_rows:
         return (size,)
-    mender.refuse_if(not (table[1] == table[0] * MANY_ROWS).all(), CROSSES_ROWS)
-    return (mender.rows,) if size.is_rows else (mender.rows, by_length)
+    mender.refuse_if(not (with_many_rows == with_one_row * MANY_ROWS).all(), CROSSES_ROWS)
+    return (mender.rows,) if size.is_rows else (mender.rows, time_size)
 
 
 @rule("Expand", takes=movable)

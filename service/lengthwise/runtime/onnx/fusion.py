@@ -181,12 +181,12 @@ class _Fusion(KnownSteps):
                 return
         except (NotFound, KeyError):  # a KeyError is of a value that is not known
             del self.nodes[count:]
-        # The node stays, also one that computes a mask: that is not much, and its rectangle may be read.
+        # The node stays. So does one that computes a mask: it costs little, and another node may read the mask.
         inner = {name for graph in node.graphs for inner_node in graph.walk() for name in inner_node.inputs}
         for name in (*node.inputs, *inner):
             self._write_rectangle(name)
         self.nodes.append(node)
-        if not self._of_rows.keys().isdisjoint(node.inputs):
+        if not self._of_rows.keys().isdisjoint(node.inputs):  # what a node makes of sums has axes that are not known
             self._of_rows.update(dict.fromkeys(node.outputs, ""))
 
     def _write_rectangle(self, name: str) -> None:

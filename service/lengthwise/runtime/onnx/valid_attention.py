@@ -178,7 +178,7 @@ class _Packing(Pattern):
     def _sum(self, node: Node) -> Node:
         """A sum of a stepwise value over the steps, as an operator of packed steps; another node as it is.
 
-        A product with ones has the same bits at every width.
+        It is a ReduceSum; or, as exports write it for equal bits at every width, the first row of a product with ones.
         """
         with suppress(NotFound):
             axes = "rf"
