@@ -14,6 +14,10 @@ from lengthwise.runtime.manifest import GraphNames, Manifest, Promise, StepInput
 from lengthwise.wrong_values import all_wrong
 
 LEAST: dict[str, Any] = {"name": "m", "version": 1, "input": {"kind": "values", "features": 2}, "labels": ["a", "b"]}
+PAIR: dict[str, Any] = {
+    "input": {**LEAST["input"], "sequences": [{"name": "a", "features": 2}, {"name": "b", "features": 1}]}
+}
+STATES: dict[str, Any] = {"states": [{"name": "h", "shape": [2], "dtype": "float32"}], "state_bytes": 8}
 
 
 def test_what_is_written_is_read_again():
@@ -67,6 +71,9 @@ def test_what_it_says_of_itself_cannot_be_changed():
         ({"input": {"kind": "tokens", "vocabulary": 2, "names": ["x"]}}, "input.names has 1 entries"),
         ({"graph": {"lengths": None}}, "one of 'lengths' and 'mask' must be named"),
         ({"promises": [{"provider": "CPU", "bits": True, "tolerance": -1}]}, "promises.0.tolerance"),
+        (PAIR | {"long": "window"}, "long: several sequences, and chunks of a stream, are refused"),
+        (PAIR | {"streaming": STATES}, "streaming: only a model of one sequence takes states"),
+        (PAIR | {"max_length": 7}, "input.sequences: max_length of the first is that of the model"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused_by_field(changed: dict[str, Any], said: str):

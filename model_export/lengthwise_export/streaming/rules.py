@@ -93,7 +93,8 @@ def _recurrent(mender: StreamingMender, value: DataTensor) -> NodeOutputs:
         return cast("NodeOutputs", RULES["LSTM"].writes(mender, value))
     mender.refuse_if(
         mender.attribute("direction", "forward") != "forward",
-        f"reads the steps from the last one, so it {_LOOKS_AHEAD}: make it read forward only (bidirectional=False)",
+        f"reads the steps from the last one, so it {_LOOKS_AHEAD}: make it read forward only (bidirectional=False; in "
+        "a spec, bidirectional = false)",
     )
     mender.times_along(value, [0])
     mender.refuse_if(len(rows) != 1 or not rows[0].is_rows, "runs over merged rows: keep the rows in their own axis")

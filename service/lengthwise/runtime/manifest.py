@@ -199,22 +199,41 @@ class Manifest(ManifestTable):
         Raises:
             ValueError: Two of them contradict each other.
         """
-        if self.min_length > self.max_length:
-            raise ValueError(f"min_length: {self.min_length} steps are more than max_length, {self.max_length}")
-        if self.max_length > (self.input.most_steps or self.max_length):
-            raise ValueError(f"max_length: {self.max_length} steps do not fit into input.width, {self.input.width}")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("labels: every label may stand there once")
-        if not self.graph.features_axis and self.input.features != 1:
-            raise ValueError("graph.features_axis: steps go in without that axis where they have one feature only")
-        if self.graph.channels_first and self.input.kind == "tokens":
-            raise ValueError("graph.channels_first: token ids have no axis of features")
-        if self.long != "reject" and (self.input.sequences or self.streaming is not None):
-            raise ValueError("long: several sequences, and chunks of a stream, are refused where they are too long")
-        if self.stop_at is not None and self.task != "single-label":
-            raise ValueError("stop_at: only the one label of a sequence is decided")
-        if self.input.sequences and self.input.sequences[0].max_length != self.max_length:
-            raise ValueError("input.sequences: max_length of the first is that of the model")
+        beside = self.input.sequences
+        for is_wrong, why in (
+            (
+                self.min_length > self.max_length,
+                f"min_length: {self.min_length} steps are more than max_length, {self.max_length}",
+            ),
+            (
+                self.max_length > (self.input.most_steps or self.max_length),
+                f"max_length: {self.max_length} steps do not fit into input.width, {self.input.width}",
+            ),
+            (len(set(self.labels)) != len(self.labels), "labels: every label may stand there once"),
+            (
+                not self.graph.features_axis and self.input.features != 1,
+                "graph.features_axis: steps go in without that axis where they have one feature only",
+            ),
+            (
+                self.graph.channels_first and self.input.kind == "tokens",
+                "graph.channels_first: token ids have no axis of features",
+            ),
+            (
+                self.long != "reject" and (beside or self.streaming is not None),
+                "long: several sequences, and chunks of a stream, are refused where they are too long",
+            ),
+            (beside and self.streaming is not None, "streaming: only a model of one sequence takes states"),
+            (
+                self.stop_at is not None and self.task != "single-label",
+                "stop_at: only the one label of a sequence is decided",
+            ),
+            (
+                any(first.max_length != self.max_length for first in beside[:1]),
+                "input.sequences: max_length of the first is that of the model",
+            ),
+        ):
+            if is_wrong:
+                raise ValueError(why)
         return self
 
     @cached_property
