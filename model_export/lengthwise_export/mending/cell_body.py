@@ -45,9 +45,9 @@ def _present(value: _T | None) -> _T:
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A value that is no affine function of others: a step, a state, a product or an activation."""
+    """A value that is no affine function of others: an input of the body, a product or an activation."""
 
-    kind: str  # `input` (a step or a state), `product`, or an activation's operator type
+    kind: str  # `input` (a step, a state, other data), `product`, an activation's operator type, or `_AT_MOST`
     width: int  # The number of its features
     # The two factors of a product, or what an activation is applied to; of a GRU's new state also what its reset gate
     # multiplies
@@ -132,7 +132,7 @@ class Body:
         self._values: dict[str, Affine | ConstantArray] = dict(known)
 
     def input(self, name: str, width: int) -> Leaf:
-        """Adds a step or a state `[rows, width]` that the body takes, and returns it as a leaf."""
+        """Adds a step, a state or other data `[rows, width]` that the body takes, and returns it as a leaf."""
         leaf = Leaf("input", width)
         self._values[name] = Affine.of(leaf)
         return leaf
@@ -205,7 +205,7 @@ def _outputs_of(node: NodeProto, inputs: _Inputs) -> Sequence[Affine | ConstantA
 
 
 def _activated(kind: str, inner: Affine, numbers: tuple[tuple[str, float], ...] = ()) -> Affine:
-    """The function `kind(inner)`; `kind` is the type of an activation, `numbers` are its numbers by name."""
+    """The function `kind(inner)`; `kind` is an activation's type or `_AT_MOST`, `numbers` are its numbers by name."""
     return Affine.of(Leaf(kind, inner.width, (inner,), numbers))
 
 
@@ -356,7 +356,7 @@ def _bounded(kind: str, inputs: _Inputs) -> Affine:
 
     1. `max(x, 0)` is the activation Relu.
     2. `min(x, high)` is a leaf of the kind `_AT_MOST`, which has the number `high`.
-    3. One of the other is a hard sigmoid: `min(max(x, 0), high)` and `max(min(x, high), 0)` are
+    3. A Min of a Max, or a Max of a Min, is a hard sigmoid: `min(max(x, 0), high)` and `max(min(x, high), 0)` are
        `high * HardSigmoid(x / high)` with the alpha 1 and the beta 0.
 
     Args:

@@ -102,7 +102,7 @@ def _factors(leaf: Leaf | None) -> Iterator[tuple[Affine, Affine]]:
 
 
 def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[Leaf] | None:
-    """The gates of an LSTM from what its body computes, the functions for its next state and its next memory.
+    """Finds the gates of an LSTM in the two functions that its body computes: the next state and the next memory.
 
     The equations, with the factors and terms in any order:
 
@@ -111,7 +111,7 @@ def _lstm(next_state: Affine, next_memory: Affine, memory: Leaf) -> list[Leaf] |
 
     Returns:
         The input, output, forget and cell gate, as ONNX orders them, then the activation of the memory; None if the
-        functions are not such.
+        functions are not those of an LSTM.
     """
     terms = next_memory.signs or {}
     if [*terms.values()] != [1, 1]:
@@ -132,9 +132,9 @@ def _have_same_activation(*gates: Leaf) -> bool:
 
 
 def _gru(next_state: Affine, state: Leaf) -> list[Leaf] | None:
-    """The update gate z, the reset gate r and the new state n of a GRU; None if its next state is none of a GRU.
+    """The update gate z, the reset gate r and the new state n of a GRU; None if the next state is not that of a GRU.
 
-    The operands of n are those of `_reset_gates`.
+    The operands of n are what `_reset_gates` yields with r.
     """
     for update, new in _update_gates(next_state, state):
         for operands, reset in _reset_gates(new.operands[0], state):
@@ -189,8 +189,8 @@ def _reset_gates(inner: Affine, state: Leaf) -> Iterator[tuple[tuple[Affine, ...
         state: The state h before the step.
 
     Yields:
-        1. The inner function without the gate: `x @ W + h @ U` in the first form, `x @ W` in the second; in that also
-           what the gate multiplies, `h @ U + b`.
+        1. The inner function without the gate: `x @ W + h @ U` in the first form. In the second form these are two:
+           `x @ W`, and what the gate multiplies, `h @ U + b`.
         2. The gate r.
     """
     for leaf, matrix in inner.terms.items():
@@ -216,8 +216,8 @@ def _layer(
         state: The state h before the step.
 
     Returns:
-        The fields `weights` and `attributes` of a `Cell`; None if a gate depends on anything else
-        than the step and the state.
+        The fields `weights` and `attributes` of a `Cell`; None if the operator cannot have these gates, for example
+        because one depends on anything but the step and the state.
     """
     gates_with_weights = gates[:4]
     hidden, parts = state.width, []
@@ -232,7 +232,7 @@ def _layer(
     all_weights, recurrences, biases, reset_biases = (
         np.concatenate(arrays).astype(np.float32) for arrays in zip(*parts, strict=True)
     )
-    # ONNX lists one activation for gates that have the same one.
+    # The gates of which ONNX's attribute lists the activation: it has one entry for gates that share theirs.
     listed = [gates[index] for index in {"LSTM": (1, 3, -1), "GRU": (0, -1), "RNN": (0,)}[kind]]
     attributes: dict[str, Any] = {"hidden_size": hidden, "activations": [gate.kind for gate in listed]}
     for number in ("alpha", "beta"):

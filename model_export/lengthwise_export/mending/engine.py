@@ -33,7 +33,7 @@ NodeOutputs = Sequence[Value | None]
 """What is known of a node's outputs, in their order; None for one that nobody uses."""
 
 Taken = Callable[[Mender], tuple[Any, ...]]
-"""What of a node the functions of its rule take, after the mender."""
+"""Reads from a node the arguments that the functions of its rule take after the mender."""
 
 
 def data(mender: Mender) -> tuple[DataTensor]:
@@ -42,13 +42,13 @@ def data(mender: Mender) -> tuple[DataTensor]:
 
 
 def movable(mender: Mender) -> tuple[DataTensor]:
-    """The first input of a node that only moves or copies elements, so that it may be an index of rows."""
+    """The first input of a node that only moves or copies elements: an index of rows as it is, else as data."""
     value = mender.input_value(0)
     return (value if isinstance(value, DataTensor) and value.is_row_index else mender.data_input(0),)
 
 
 def along(default: int) -> Taken:
-    """The first input as data, and the axis that the attribute `axis` names, counted from 0; by default this one."""
+    """The first input as data, and the axis that the attribute `axis` names, counted from 0; without it `default`."""
     return lambda mender: mender.input_and_axis(default)
 
 
@@ -63,9 +63,9 @@ class Rule:
 
     operators: tuple[str, ...]  # Types of ONNX's operators
     takes: Taken
-    # By the reason of the refusal: what the node has to fulfil, in the order in which it is tried
+    # By the reason for a refusal: the condition that a node has to fulfil; they are tried in this order
     requires: Mapping[str, Callable[..., object]]
-    writes: Callable[..., Value | NodeOutputs]  # Writes what stands for the node; returns its first output, or several
+    writes: Callable[..., Value | NodeOutputs]  # Writes what replaces the node; returns its first output, or several
 
 
 RULES: Final[dict[str, Rule]] = {}  # by operator type
@@ -78,7 +78,7 @@ def rule(
     requires: Mapping[str, Callable[..., object]] = MappingProxyType({}),
     table: dict[str, Rule] = RULES,
 ) -> Callable[[_Function], _Function]:
-    """A decorator: a rule for these operator types, whose nodes the function writes; it is put into the table."""
+    """A decorator: puts a rule for these operator types into a table; the function is what the rule `writes`."""
 
     def register(writes: _Function) -> _Function:
         table.update(dict.fromkeys(operators, Rule(operators, takes, requires, writes)))
@@ -122,13 +122,13 @@ def follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
         The operator in a list, if the mend changes it; an empty list if padding does not reach its output.
 
     Raises:
-        UnmendableError: It cannot be mended; the error names it, with its line of code.
+        UnmendableError: It cannot be mended; the error names it, or the node in its body, with the line of code.
     """
     before = len(mender.writer.nodes)
     try:
         outputs = apply(mender, node)
     except UnmendableError as error:
-        if error.operator:  # it is that of a node in the body of this one, a loop
+        if error.operator:  # it is of a node in the body of this one, a loop
             raise
         raise UnmendableError(shown_operator(node), error.reason, location_of_node(node)) from error
     inputs = [mender.values[name] for name in node.input if name]
@@ -151,8 +151,9 @@ def follow(mender: Mender, node: NodeProto) -> list[MendedOperator]:
 def apply(mender: Mender, node: NodeProto) -> NodeOutputs:
     """Writes the nodes that stand for a node of the original, and returns what is known of its outputs.
 
-    1. The numbers of its inputs are known for each length: so are those of its output.
-    2. Else its operator has to have a rule, and the node has to be what that requires.
+    1. If the numbers of all its inputs are known for each length, those of its output are computed for each length.
+    2. Else the rule for its operator writes the nodes. A node is refused if its operator has no rule, or if it does not
+       fulfil what the rule requires.
 
     Args:
         mender: The mender of any node of the same graph.
@@ -176,10 +177,9 @@ def apply(mender: Mender, node: NodeProto) -> NodeOutputs:
 
 
 def _computed_from_sizes(mender: Mender) -> KnownTensor | None:
-    """The output of a node whose inputs are all known for each length (a `KnownTensor`): it is then known, too.
+    """Computes the output of a node for each length, if all inputs are known for each length (each a `KnownTensor`).
 
-    It is computed for each length here; the mended graph gets a copy of the node, which computes it for the width of
-    the batch.
+    The mended graph gets a copy of the node, which computes the output for the width of the batch.
 
     Returns:
         The output; None if an input is data, or the node has to be mended by a rule: then nothing was written.

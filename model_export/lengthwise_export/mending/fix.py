@@ -41,8 +41,8 @@ class FixProposal:
     min_length: int = 1  # The shortest sequence that the mended model accepts, in steps
     proof: MendProof | None = None  # The comparison with the original alone; None if none ran
     verdict: Verdict | None = None  # The verdict of the check of the mended graph; None if none ran
-    # Draws the answer to one sequence against padding, before and after: only a page shows it, and both models run a
-    # hundred times for it. None if it cannot be drawn
+    # Computes the answer to one sequence against padding, before and after the mend. Only a page shows this, and it
+    # takes about a hundred runs of the two models. None if there is no such curve
     curve: Callable[[], PaddingCurve | None] = lambda: None
     # The original leaves out a step if all its values are one of these numbers (Masking, mask_zero)
     hiding: tuple[float, ...] = ()
@@ -123,11 +123,11 @@ class FixProposal:
 
     def as_section(self) -> Markup:
         """The section of the HTML page: what the mend changes, the proof, and the answer against padding."""
-        chart = {"curve": self.curve(), "scaled": _axes_of_chart, "candidates": CANDIDATES}
+        chart = {"curve": self.curve(), "scaled": _scaled_to_chart, "candidates": CANDIDATES}
         return render(_TEMPLATE, fix=self, title=_title, unified=unified, **chart)
 
     def summary(self) -> str:
-        """The mend of an export as a line: how many operators, and the proof."""
+        """A line about the mend of an export: how many operators it changes, and the proof."""
         return f"mended {counted(len(self.changes), 'operator')}: {self.proof}"
 
 
@@ -164,7 +164,7 @@ def _change_on_terminal(change: MendedOperator) -> Iterator[RenderableType]:
 _LENGTH: Final = 40  # steps of the sequence, if the model accepts batches wide enough
 _MAX_SHARE: Final = 2.0  # the most padding, as a share of the length
 _POINTS: Final = 41  # amounts of padding that are run
-CANDIDATES: Final = 16  # random sequences, of which the one is drawn whose answer changes most
+CANDIDATES: Final = 16  # random sequences; the curve is that of the one whose answer changes most
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,8 @@ def padding_curve(
     sampler = Sampler(original.steps, seed)
     sequences = [sampler.sequence(length) for _ in range(CANDIDATES)]
     try:
-        # The sequence whose probability changes most from no padding to the most; its label is the answer without
+        # The sequence whose probability the most padding changes most. The probability is that of its label: the class
+        # that the original gives it without padding.
         unpadded = [_probabilities(original, steps, length) for steps in sequences]
         padded = [_probabilities(original, steps, widths[shares[-1]]) for steps in sequences]
         labels = [int(probabilities.argmax()) for probabilities in unpadded]
@@ -211,7 +212,7 @@ def padding_curve(
             tuple(float(_probabilities(model, sequences[chosen], widths[share])[labels[chosen]]) for share in shares)
             for model in (original, mended)
         )
-    except (RunError, IndexError):  # no axis of steps as wide as the batch
+    except (RunError, IndexError):  # an answer for each step has fewer steps than the sequence
         return None
     return PaddingCurve(length, tuple(shares), before, after) if np.isfinite([*before, *after]).all() else None
 
@@ -235,13 +236,14 @@ def _probabilities(model: Subject, steps: Steps, width: int) -> NDArray[np.float
 _MARKS: Final = (0.0, 0.5, 1.0, 1.5, 2.0)  # shares of padding that the chart names
 
 
-def _axes_of_chart(curve: PaddingCurve) -> dict[str, Any]:
-    """What the chart of a curve draws, by the names that the template `fix.html` uses.
+def _scaled_to_chart(curve: PaddingCurve) -> dict[str, Any]:
+    """The points of a curve and the texts of its axes as coordinates in the chart, by their names in `fix.html`.
 
     Returns:
         1. `before` and `after`: the points of the lines of both models. A coordinate is from 0 to 1 along its axis.
-        2. `marks` and `levels`: the coordinates on the horizontal and on the vertical axis that have a text, with it.
-        3. `moved`: for each of both models, the largest change of its probability by padding.
+        2. `marks` and `levels`: the coordinates on the horizontal and on the vertical axis that have a text, each with
+           its text.
+        3. `moved`: the largest change of the probability by padding, in the original and in the mended model.
     """
     last_share, probabilities = curve.shares[-1] or 1.0, [*curve.before, *curve.after]
     # The vertical axis is at least 0.1 high, with the curves in the middle, and within 0 to 1.

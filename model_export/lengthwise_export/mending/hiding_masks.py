@@ -37,7 +37,7 @@ class HidingMask:
 
 
 class StepsHidden(Exception):
-    """A loop is a recurrent layer if some masks are made true everywhere: `mend` begins again with these masks.
+    """A loop is a recurrent layer only if some masks are made true everywhere: `mend` begins again with them opened.
 
     Argument: by the name of each mask, the number that marks the steps that it hides.
     """
@@ -52,7 +52,7 @@ def hiding_masks(model: ModelProto, sequences: str, opened_names: Collection[str
         opened_names: The names of the masks that are made true everywhere.
 
     Returns:
-        By the name of each value that is such a mask, or one transposed or reshaped: the mask.
+        The mask, by the name of each value that is a mask of this kind, or a transposed or reshaped copy of it.
     """
     steps = next(value for value in model.graph.input if value.name == sequences)
     has_tokens = len(steps.type.tensor_type.shape.dim) == 2 and steps.type.tensor_type.elem_type != TensorProto.FLOAT
@@ -68,7 +68,7 @@ def hiding_masks(model: ModelProto, sequences: str, opened_names: Collection[str
 
 
 def _hidden_number(pattern: Pattern, node: Node, sequences: str, *, has_tokens: bool) -> float:
-    """The number of the steps that a mask hides.
+    """The number that all values of a step have if a mask hides it.
 
     Args:
         pattern: The graph.
@@ -77,7 +77,7 @@ def _hidden_number(pattern: Pattern, node: Node, sequences: str, *, has_tokens: 
         has_tokens: Whether the steps are tokens, which have no features: the output of Not is their mask.
 
     Raises:
-        NotFound: The node computes no such mask.
+        NotFound: The node computes no mask that hides steps by their values.
     """  # noqa: DOC502 - `require` raises it
     if not has_tokens:
         is_boolean = node.operator == "Cast" and node.attributes.get("to") == TensorProto.BOOL
@@ -95,7 +95,7 @@ def _hidden_number(pattern: Pattern, node: Node, sequences: str, *, has_tokens: 
 def opened(model: ModelProto, names: Collection[str]) -> ModelProto:
     """A copy of a graph in which some masks are true everywhere.
 
-    After each, a Not and an Or are added: `Or(mask, Not(mask))` is true everywhere, and has the mask's shape.
+    After each mask, a Not and an Or are added: `Or(mask, Not(mask))` is true everywhere, and has the mask's shape.
 
     Args:
         model: The graph, which stays as it is.

@@ -70,7 +70,7 @@ def mend(graph: ModelProto, names: GraphNames, steps: StepInput, *, max_length: 
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is: a token, or features.
         max_length: The longest sequence; longer ones may be accepted, too.
-        min_length: The shortest one, which the original is asked for.
+        min_length: The shortest one; the original may accept only longer ones.
 
     Raises:
         UnmendableError: An operator cannot be mended; the error names it, with the reason.
@@ -104,7 +104,7 @@ def _mended(
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is.
         lengths: The lengths to follow, ascending without a gap.
-        opened_masks: By the names of masks that are made true everywhere, the number that marks the steps each hides.
+        opened_masks: By the name of each mask that is made true everywhere, the number that marks the steps it hides.
 
     Raises:
         LengthsRestricted: The original accepts fewer lengths; `mend` begins again with these.
@@ -115,7 +115,7 @@ def _mended(
     masks = hiding_masks(mended, names.sequences, opened_masks)
     without_hiding = opened(mended, opened_masks) if opened_masks else None
     mended = mended if without_hiding is None else deepcopy(without_hiding)
-    # Only outputs with answers are mended, and what they depend on.
+    # Only the outputs that are answers are mended, with the nodes that they depend on.
     outputs = mended.graph.output
     refill(outputs, (value for value in outputs if value.name in (names.logits, names.attention)))
     keep_needed(mended.graph)
@@ -143,16 +143,16 @@ def mender_of(
     kinds: tuple[type[Mender], type[Writer]] = (Mender, Writer),
     rules: Mapping[str, Rule] = RULES,
 ) -> Mender:
-    """The mender of a prepared graph without a node, which knows the graph's inputs and constants.
+    """Makes a mender for a prepared graph, which knows the graph's inputs and constants; its node is empty.
 
-    It also adds an input for the lengths to the graph, if the graph has none.
+    If the graph has no input for lengths, this adds one to it.
 
     Args:
         model: The graph.
         names: The names of its inputs and outputs.
         steps: What a step of its sequences is.
         lengths: The lengths to follow, ascending without a gap.
-        masks: By name, its values that are masks which hide steps by their values.
+        masks: By name, the values of the graph that are masks which hide steps by their values.
         kinds: The classes of the mender and of its writer.
         rules: The rule for each operator type.
     """
@@ -213,7 +213,7 @@ def prepared(graph: ModelProto) -> ModelProto:
     if opset_of(copy) < _LOWEST_OPSET:
         try:  # in that opset, axes and sizes are inputs of all operators but reductions
             copy = onnx.version_converter.convert_version(copy, _CONVERTED_OPSET)
-        except Exception as error:  # the converter's own kinds
+        except Exception as error:  # the converter raises exceptions of its own
             why = f"cannot be converted to opset {_CONVERTED_OPSET} ({error}): export it there"
             raise UnmendableError(f"opset {opset_of(graph)}", why) from error
     constants = {tensor.name for tensor in copy.graph.initializer}  # old graphs list them as inputs, too
@@ -294,10 +294,9 @@ class Mended:
 
     graph: onnx.ModelProto  # The graph; it takes the steps and the lengths
     changes: tuple[MendedOperator, ...]  # The operators that it changes, in order of execution
-    min_length: int  # The shortest sequence that the original accepts, derived from its kernels and slices
-    max_length: int  # The longest, derived from its tables of positions; or more than was asked for
-    # The numbers with which the original hides a step, if all its values are that one; the mended graph takes such a
-    # step for data
+    min_length: int  # The shortest sequence that was asked for, or a longer one, if its kernels or slices need that
+    max_length: int  # The longest that was followed; its tables of positions, for example, may allow no longer one
+    # The original hides a step if all its values are one of these numbers; the mended graph takes such a step for data
     hiding: tuple[float, ...] = ()
     # The original, changed to take such steps for data, too; None if it hides none
     without_hiding: onnx.ModelProto | None = None

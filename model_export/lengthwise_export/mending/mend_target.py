@@ -49,7 +49,7 @@ _FIRST_STEP_VARIANTS: Final = 4  # further sequences with the same first step, o
 class MendedTarget(GraphTarget):
     """The mended graph of a target, as a target of its own."""
 
-    original: Target  # The target before
+    original: Target  # The target before the mend
 
     def build(self, name: str, opset: int, *, origins: bool = False) -> onnx.ModelProto:
         """A copy of the mended graph with `name` in its metadata; the other arguments have no effect on it."""
@@ -64,11 +64,11 @@ class MendedTarget(GraphTarget):
 class ProvedMend:
     """The mend of a target with its proof, or the reason why there is none."""
 
-    fix: FixProposal  # What it changes, and its proof; or why there is none
-    original: Target  # The target before
+    fix: FixProposal  # What the mend changes, and its proof; or why there is no mend
+    original: Target  # The target before the mend
     target: MendedTarget | None = None  # The mended target; None if it cannot be mended, or the proof does not hold
     report: Report | None = None  # The report of the check of the mended target; None if none ran
-    # The original with the steps that it leaves out taken for data; None if it leaves out none
+    # The original, changed to take for data the steps that it hides by their values; None if it hides none
     reference: Subject | None = None
 
     def alone(self, batch: PaddedBatch) -> BatchLogits:
@@ -104,7 +104,7 @@ def mend_target(
 
     Args:
         target: The target.
-        max_length: The longest sequence, in steps; or the longest that the original accepts, if that is shorter.
+        max_length: The longest sequence, in steps. If the original accepts only shorter ones, its longest is taken.
         opset: The version of ONNX's operators in the graph that is built of a module.
         tolerance: The difference of answers that is allowed in addition to that by rounding.
         seed: The seed of the random sequences.
@@ -129,11 +129,12 @@ def mend_target(
         else:
             _require_later_steps(target, shortest, longest, seed, advice_for_keras(graph))
         say("mending the graph")
-        mended = mend(graph, _named(target.names), target.steps, min_length=shortest, max_length=longest)
+        mended = mend(graph, _names_with_lengths(target.names), target.steps, min_length=shortest, max_length=longest)
     except UnmendableError as error:
         return ProvedMend(FixProposal(False, error.reason, **_shown(error.operator, error.location, origins)), target)
     except LengthwiseError as error:
-        # The check's reason is better: if the original runs at one width only, for example, tracing fails, too.
+        # The check may have a better reason: if the original runs at one width only, for example, it says so, and the
+        # error here is only that tracing failed.
         settings: dict[str, Any] = {"tolerance": tolerance, "seed": seed, "progress": say}
         report = check_subject(target.subject, min_length=target.min_length, max_length=max_length, **settings)
         return ProvedMend(FixProposal(False, report.reason if report.verdict == "uncheckable" else str(error)), target)
@@ -163,14 +164,16 @@ def _proved(
         say: Is called with texts that say what is done.
 
     Returns:
-        The mend; without a mended target if the proof does not hold, or the check finds a leak. Its `reference` is
-        given only if the original hides steps by their values: the original that takes these for data, too.
+        The mend; without a mended target if the original raises for zeros only, the proof does not hold, or the check
+        does not find the mended graph sound. It has a `reference` only if the original hides steps by their values.
     """
     shortest, longest = lengths
     same: dict[str, Any] = {name: getattr(target, name) for name in ("text", "labels", "is_object", "scores")}
-    after = MendedTarget(**same, **_graph_fields_of(target, mended.graph, _named(target.names)), original=target)
+    after = MendedTarget(
+        **same, **_graph_fields_of(target, mended.graph, _names_with_lengths(target.names)), original=target
+    )
     options: dict[str, Any] = {"max_length": longest, "tolerance": tolerance, "seed": seed, "progress": say}
-    # The verification has such a sequence, and comes after the proof
+    # A sequence of zeros only: the verification will run one, so a model that raises for it is refused here already
     zeros = pad([np.zeros_like(Sampler(target.steps, seed).sequence(shortest))], multiple=1)
     error = run_error(target.subject, zeros) if target.steps.kind == "values" and not mended.hiding else None
     if error is not None:
@@ -264,6 +267,6 @@ def _require_later_steps(target: Target, shortest: int, longest: int, seed: int,
         raise UncheckableError(f"{reason}: an export that was traced with one step does that{advice}")
 
 
-def _named(names: GraphNames) -> GraphNames:
+def _names_with_lengths(names: GraphNames) -> GraphNames:
     """The names of the inputs and outputs, with `LENGTHS` for the lengths if the graph does not take them."""
     return names if names.lengths is not None else names.model_copy(update={"lengths": LENGTHS})

@@ -1,7 +1,7 @@
-"""The accuracy of a model before and after its mend: a model that was trained on padded batches may have learnt that.
+"""The accuracy of a model before and after its mend: a model that was trained on padded batches may use the padding.
 
-There are three runs of the original: padded to the longest sequence of a batch or of all data, as its users may run it
-today, and alone. The mended graph is run as it will be served.
+The original is run in three ways: with sequences padded to the longest of a batch, or to the longest of all data, as
+its users may run it today; and with each sequence alone. The mended graph is run as it will be served.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ BATCH_ROWS: Final = 32  # rows of a batch, in the order of the data
 class RunAccuracy:
     """The accuracy of the original in one run."""
 
-    accuracy: float | None  # The share of right answers; None if the model raises in this run
-    moved: int | None  # The number of sequences (steps of a per-step model) whose labels the mended graph changes
+    accuracy: float | None  # The share of right answers; None if the original raises, or an answer is not finite
+    # The number of sequences (steps of a per-step model) to which the mended graph gives other labels; None as above
+    moved: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,8 @@ class MendAccuracy:
     def __str__(self) -> str:
         """The accuracy of the mended graph, then that of the original in each way to run it.
 
-        Such as `accuracy 0.9100 mended, 0.8700 alone (from there 12 of 100 labels move), ...`: the mended graph gives
-        12 of the 100 labels otherwise than the original does alone.
+        Such as `accuracy 0.9100 mended, 0.8700 alone (from there 12 of 100 labels move), ...`: 12 of the 100 labels
+        that the mended graph gives differ from those of the original alone.
         """
         parts = [f"{self.mended:.4f} mended"]
         for _, description, run in self._runs:
@@ -108,15 +109,15 @@ def measure(original: Subject, session: Session, manifest: Manifest, records: Se
         raise VerificationError("the mended graph's answer to a sequence of the data is not finite")
 
     def measured(rows: int, width: int | None = None) -> RunAccuracy:
-        """The figures of the original in batches of so many rows, compared with the mended graph.
+        """The figures of the original in batches of `rows` rows, compared with the mended graph.
 
-        `width` is that of every batch; None for that of its longest sequence. Both figures are None if the original
+        `width` is that of each batch; None for that of its longest sequence. Both figures are None if the original
         raises for a batch, or an answer is not finite.
         """
         before = _labels(lambda batch: Outputs(original.answer(batch).logits), sequences, rows, manifest, width=width)
         if before is None:
             return RunAccuracy(None, None)
-        # How many sequences, or steps of a per-step model, have another label: one of several differs
+        # How many sequences, or steps of a per-step model, have another label for at least one class
         moved = sum(int((left != right).any(axis=1).sum()) for left, right in zip(before, after, strict=True))
         return RunAccuracy(_accuracy(expected, before, manifest), moved)
 

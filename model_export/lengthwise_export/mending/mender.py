@@ -38,7 +38,7 @@ from lengthwise_export.onnx_graphs.protos import attributes_of
 if TYPE_CHECKING:
     from lengthwise_export.mending.engine import Rule
 
-SHORTEST_RUN: Final = 8  # successive lengths: if sizes agree, or one divides another, at fewer, this is chance
+SHORTEST_RUN: Final = 8  # successive lengths: sizes that agree, or divide one another, at fewer may do so by chance
 
 
 _ADDED_ROWS: Final = (-1, 0)  # the label of the added rows in `Mender._aligned`
@@ -67,7 +67,7 @@ class Mender:
     writer: Writer  # Writes the nodes of the mended graph
     lengths: NDArray[np.int64]  # The lengths that tables are for, ascending without a gap
     axes_are_inputs: bool  # Of reductions; they are attributes in older opsets
-    hiding_masks: Mapping[str, HidingMask]  # By name, the values that are masks which the values of the steps decide
+    hiding_masks: Mapping[str, HidingMask]  # By name, the values that are masks computed from the values of the steps
     used_names: frozenset[str]  # The values that a node or an output of the graph takes
     values: dict[str, Value]  # What is known of each value of the original, by its name
     rules: Mapping[str, Rule]  # By operator type
@@ -189,7 +189,7 @@ class Mender:
         return value
 
     def register(self, value: DataTensor) -> str:
-        """Gives a value that a rule made a new name, by which later nodes can take it as an input; returns the name."""
+        """Enters a value of a rule in `values` under a new name, by which later nodes can take it; returns the name."""
         name = self.writer.name("mended_value")
         self.values[name] = value
         return name
@@ -214,7 +214,9 @@ class Mender:
         self.refuse_if(any(size.is_rows for group in groups for size in group), CROSSES_ROWS)
 
     def require_lengths(self, accepted: NDArray[np.bool_]) -> None:
-        """Says that the original accepts only lengths where `accepted` `[lengths]` is true.
+        """Restricts the mend to lengths that the original accepts: those where `accepted` `[lengths]` is true.
+
+        Refuses the node if no range of these lengths is long enough (`longest_run`).
 
         Raises:
             LengthsRestricted: It is false at some lengths; `mend` begins again with the longest range where it is
@@ -228,13 +230,13 @@ class Mender:
         raise LengthsRestricted(int(self.lengths[run.start]), int(self.lengths[run.stop - 1]))
 
     def matches(self, first: Group, second: Group) -> bool:
-        """Whether two axes have dims of equal sizes: True at all lengths of the mend, False if at nearly none.
+        """Whether two axes have dims of equal sizes.
 
-        Where they are equal in one long range of lengths only, as with a table of 512 positions, the mend must be
-        restricted to that range.
+        True if they are equal at all lengths of the mend; False if they are equal in no long range (`longest_run`). In
+        between, as with a table of 512 positions, the mend must be restricted to the range in which they are equal.
 
         Raises:
-            LengthsRestricted: They are equal in such a range; `mend` begins again with these lengths.
+            LengthsRestricted: They are equal in a long range only; `mend` begins again with these lengths.
         """  # noqa: DOC502 - `require_lengths` raises it
         if len(first) != len(second):
             return False
@@ -287,9 +289,10 @@ class Mender:
     # -- masks --------------------------------------------------------------------------------------------------------
 
     def masked(self, value: DataTensor, dims: Iterable[int], fill: float, cause: str = "") -> DataTensor:
-        """The tensor with the number `fill` at the padding of these dims of time: `Where(mask, value, fill)`.
+        """Puts the number `fill` at the padding of a tensor, along these dims of time: `Where(mask, value, fill)`.
 
-        A tensor that is the same for all rows gets added rows. If there are such dims, it gets the cause.
+        The result has added rows if the tensor was the same for all rows, and the cause if there are any dims. Nothing
+        is written if there are none, or if `fill` is 0 and the tensor is known to be 0 at all padding.
         """
         dims, times = sorted(dims), value.time_dims()
         value = value.because(cause if dims else "")
@@ -368,14 +371,14 @@ class Mender:
         return aligned, DataTensor("", operands[0].dtype, tuple(targets), has_added_rows, cause=cause)
 
     def expanded(self, operand: DataTensor, result: DataTensor, keep: int | None = None) -> str:
-        """The name of an operand's tensor, repeated along its axes of size 1 to the shape of the result.
+        """Repeats an operand along its axes of size 1 to the shape of the result; returns the name of the tensor.
 
         Args:
             operand: The operand, as `align_axes` returns it.
             result: The result, as `align_axes` returns it.
             keep: The axis of the result along which the operand keeps its size.
         """
-        # For each dim the size to repeat it to; None for one that stays
+        # For each dim, the size to repeat it to; None for a dim that stays
         sizes: list[Size | None] = [None if operand.has_added_rows else self.rows for _ in result.added_dims]
         for axis, (group, own_group) in enumerate(zip(result.groups, operand.groups, strict=True)):
             sizes += [
@@ -385,7 +388,7 @@ class Mender:
         return self.emit_with_shape("Expand", operand.name, sizes) if any(sizes) else operand.name
 
     def broadcast_node(self, kind: str, left: Value, right: Value) -> DataTensor:
-        """The result of an elementwise operator on two tensors that broadcast, with the element type of the first."""
+        """Writes an elementwise operator on two tensors that broadcast; the result has the first one's element type."""
         operands, result = self.align_axes([left, right])
         return result.with_name(self.emit(kind, [operand.name for operand in operands]))
 
@@ -481,7 +484,7 @@ class Mender:
         return dim, size
 
     def fill_padding(self, value: DataTensor, axis: int, fill: float, cause: str) -> DataTensor:
-        """The tensor with `fill` at the padding of an axis of time, and the cause; as it is if the axis is fixed.
+        """Puts `fill` at the padding of an axis of time, and notes the cause; along a fixed axis, nothing changes.
 
         Raises:
             UnmendableError: The axis is merged, or is that of the rows.
@@ -502,7 +505,7 @@ class Mender:
         Args:
             value: The tensor.
             amounts: By axis, how many are added in front of it and after it; negative ones take some away.
-            fill: The number that they have in the mode constant; None for 0.
+            fill: The number that the added elements have in the mode constant; None for 0.
             mode: The mode of the Pad.
         """
         by_dim = {self.only_dim(value, axis)[0]: numbers for axis, numbers in amounts.items()}
@@ -557,12 +560,12 @@ class Mender:
         return self.emit("Add", [self.writer.per_row_column(start.astype(np.int64)), positions])
 
     def shape_at_width(self, groups: Iterable[Group]) -> str:
-        """`[axes]` int64: the shape of the padded batch's tensor in the original's axes, from the groups of these."""
+        """`[axes]` int64: the shape of a tensor with these groups in the padded batch; a merged axis is one number."""
         parts = [self.axis_size_at_width(group) for group in groups]
         return self.emit("Concat", parts, axis=0) if parts else self.writer.constant(np.zeros(0, np.int64))
 
     def emit_with_shape(self, kind: str, name: str, sizes: Iterable[Size | None]) -> str:
-        """The tensor after a Reshape or an Expand (`kind`) to these sizes at the width of the batch; None is size 1."""
+        """Writes a Reshape or an Expand (`kind`) to these sizes at the width of the batch; None stands for size 1."""
         parts = [self.writer.constant([1]) if size is None else self.writer.size_at_width(size) for size in sizes]
         return self.emit(kind, [name, self.emit("Concat", parts, axis=0)])
 
@@ -576,7 +579,7 @@ class Mender:
         return Size(math.prod((size.table for size in group), start=self.size_one.table))
 
     def in_original_shape(self, value: DataTensor) -> str:
-        """The tensor with merged axes as one dim each, by a Reshape, for an operator that takes the original's shape.
+        """Reshapes a tensor so that each merged axis is one dim, for an operator that takes the original's shape.
 
         Raises:
             UnmendableError: It has merged axes and added rows.
@@ -607,7 +610,7 @@ class Mender:
         return value.with_name(name, groups=groups)
 
     def unmerge_first_axis(self, name: str, group: Group, rank: int) -> str:
-        """The tensor with its first axis split into the dims of a group: the inverse of `in_original_shape`.
+        """Splits the first axis of a tensor into the dims of a group: the inverse of `in_original_shape`.
 
         Args:
             name: A tensor of `rank` axes, whose first one is one dim.

@@ -40,9 +40,9 @@ SEQUENCES: Final = 200  # the number of sequences of a proof
 _RAW_AMONG: Final = 4  # one sequence in four is raw, the kinds of raw values in turn
 BATCH_ROWS: Final = (1, 2, 3, 5, 8, 13, 24, 32)  # the numbers of rows of a proof's batches, in turn
 _MAX_SQUARES: Final = 2**22
-"""The largest rows x width^2 of a batch of more than two rows: self-attention needs as much memory, times its heads."""
+"""The largest rows x width^2 of a batch of more than two rows: each head of self-attention keeps so many numbers."""
 _PROBES: Final = 12  # the number of sequences with which the effect of rounding is measured
-_FIRST_LENGTHS: Final = 8  # so many of the shortest lengths are all tried
+_FIRST_LENGTHS: Final = 8  # the number of shortest lengths that are all tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,8 @@ def prove(
         min_length: The shortest one.
         tolerance: The difference that is allowed in addition to that by rounding.
         sequences: The number of sequences.
-        hiding: Numbers with which the original hides a step, if all its values are that one: no sequence has such a
-            step, because the mended model does not hide it.
+        hiding: The original hides a step if all its values are one of these numbers. No sequence of the proof has such
+            a step, because the mended model takes it for data.
         seed: The seed of the random sequences.
         progress: Is called with texts that say what is done.
 
@@ -373,7 +373,7 @@ def _trials(members: Sequence[_ProofMember], sampler: Sampler, multiple: int, wi
 
 
 def _batches(members: Sequence[_ProofMember]) -> Iterator[list[_ProofMember]]:
-    """The sequences in batches of several sizes (`BATCH_ROWS`); wide batches have fewer rows, at least two."""
+    """Yields the sequences in batches of `BATCH_ROWS` rows in turn; `_MAX_SQUARES` limits wide ones, never below 2."""
     waiting, number = [*members], 0
     while waiting:
         max_rows, rows = BATCH_ROWS[number % len(BATCH_ROWS)], [waiting.pop(0)]
@@ -391,7 +391,7 @@ def _note_answer(
 ) -> None:
     """Notes in a proof how the mended model's answer to a sequence differs from the original's.
 
-    The first answer to a sequence is that to it alone: it is kept in `member`, and later ones are compared with it.
+    The first answer is to the sequence alone: it is kept in `member`, and later ones are compared with it.
 
     Args:
         proof: The proof; `worst`, `amplified`, `ill_conditioned`, `in_company` and `bits` may change.

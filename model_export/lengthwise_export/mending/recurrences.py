@@ -66,12 +66,12 @@ class LoopOverSteps:
         """The Loop as a Scan; refuses a Loop that does not iterate once for each step.
 
         Returns:
-            1. The Scan. Its outputs have the names of the Loop's, but for those that are invariant states.
-            2. What is known of these, by their names.
+            1. The Scan. Its outputs have the names of the Loop's outputs, but it lacks those that are invariant states.
+            2. What is known of the outputs that are invariant states, by their names.
         """
         mender = self._mender
-        # 1. The Loop's outputs that are used: last values of states, and what is collected from each iteration. With
-        #    the state, which is empty for what is collected, and the value of the body
+        # 1. The Loop's outputs that are used: last values of states, and what is collected from each iteration. `used`
+        #    has for each the state (empty for what is collected), its own name, and the name of the body's output.
         states = itertools.chain(self._next, itertools.repeat(""))
         outputs = zip(states, self._node.output, self._outputs[1:], strict=False)
         used = [(state, name, value) for state, name, value in outputs if name in mender.used_names]
@@ -98,7 +98,7 @@ class LoopOverSteps:
             for name, scan_input in zip([*carried, *picks], scan_inputs, strict=True)
         ]
         body = helper.make_graph(nodes, "steps", body_inputs, [ValueInfoProto(name=name) for name in body_outputs])
-        # 4. The Scan, with an output for the last value of each state; one that nobody uses gets a new name
+        # 4. The Scan, with an output for the last value of each state; an output that nobody uses gets a new name
         ends = [last_values.get(state) or mender.writer.name("loop_end") for state in carried]
         outputs_of_scan, name = [*ends, *collected], self._node.name
         scan = helper.make_node("Scan", scan_inputs, outputs_of_scan, name, body=body, num_scan_inputs=len(sources))
@@ -157,7 +157,7 @@ class LoopOverSteps:
         return self._counters.get(source_of_copy(self._pattern, node.input[1], "Identity", "Cast")) == 0
 
     def _source(self, node: NodeProto) -> str:
-        """The name of the value that a Gather picks its steps from, transposed so that the steps are its first axis."""
+        """The name of the value that a Gather picks its steps from; transposed, if the steps are not its first axis."""
         mender = self._mender
         name = self._invariants.get(node.input[0], node.input[0])
         value = mender.values.get(name)

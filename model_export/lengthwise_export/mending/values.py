@@ -45,7 +45,7 @@ INT64: Final = TensorProto.INT64
 BOOL: Final = TensorProto.BOOL
 
 MANY_ROWS: Final = 1_000_003
-"""The larger number of rows in a table: a prime above any size of a model, so what it divides counts the rows."""
+"""The larger number of rows in a table: a prime above any size of a model, so a size that it divides counts rows."""
 
 ROW_COUNTS: Final = 2
 """The length of a table's first axis: its index 0 is for one row, 1 for `MANY_ROWS`."""
@@ -124,7 +124,7 @@ _AXES_INPUT: Final = {
 """Operators that move elements along axes or reduce axes: the index of the input that names these axes."""
 
 _MOVES: Final = frozenset({"Concat", "Gather", "Reshape", "Expand", *_AXES_INPUT})
-"""Operators that can be run on a whole table if axes that they count from its end are counted two further."""
+"""Operators that can be run on a whole table whose first two axes were moved to its end: see `run_on_tables`."""
 
 
 def run_node(node: NodeProto, inputs: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]] | None:
@@ -160,7 +160,7 @@ def constant_of(table: Table | None) -> NDArray[Any] | None:
     if table is None:
         return None
     first = np.asarray(table[0, 0])
-    is_view = table.strides[:2] == (0, 0)  # of one tensor, at all lengths: it may be large
+    is_view = table.strides[:2] == (0, 0)  # one tensor, broadcast to all lengths: it may be too large to compare
     return first if is_view or (table == first).all() else None
 
 
@@ -172,15 +172,17 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
     number.
 
     1. An elementwise operator runs as it is.
-    2. One that moves elements along axes, or reduces axes, is changed: an axis counted from the end is counted two
-       further, and a shape gets the two axes. Its inputs after the first, such as indices, have to be constant.
+    2. An operator that moves elements along axes, or reduces axes, is changed before: a negative axis is decreased by
+       2, and a shape gets the two axes. Its inputs after the first, such as indices, have to be constant; but those of
+       a Concat are all tables.
 
     Args:
         node: The node, which stays as it is.
         inputs: A table for each input; None for an optional one that is left out.
 
     Returns:
-        The table; None if the operator is neither in `_ELEMENTWISE` nor in `_MOVES`, or the output has no fixed shape.
+        The table; None if the operator is neither in `_ELEMENTWISE` nor in `_MOVES`, an input that has to be constant
+        depends on the length, or the evaluator cannot run the node.
     """
     kind, attributes, first = node.op_type, attributes_of(node), inputs[0] if inputs else None
     if kind not in _ELEMENTWISE | _MOVES or first is None:
@@ -194,7 +196,7 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
     if kind in _AXES_INPUT:
         index = _AXES_INPUT[kind]
         arrays += [None] * (index + 1 - len(arrays))
-        every = np.arange(first.ndim - 2) if kind.startswith("Reduce") else None  # what no axes stand for
+        every = np.arange(first.ndim - 2) if kind.startswith("Reduce") else None  # for a reduction that names none
         axes = attributes.pop("axes", every if arrays[index] is None else arrays[index])
         arrays[index] = None if axes is None else _before_lengths(axes)
     elif kind in ("Reshape", "Expand"):
@@ -207,7 +209,7 @@ def run_on_tables(node: NodeProto, inputs: Sequence[Table | None]) -> Table | No
 
 
 def _before_lengths(axes: Any) -> NDArray[Any]:
-    """Axes of a tensor, as axes of its table with the two axes of rows and lengths behind the others."""
+    """Axes of a tensor as axes of its table, whose first two axes were moved to the end: negative ones less 2."""
     return np.where(np.asarray(axes) < 0, np.subtract(axes, 2), axes)
 
 
@@ -218,8 +220,8 @@ Attributes = Mapping[str, Any]  # of a node, by name
 class KnownTensor:
     """A tensor that is computed from sizes and constants alone, so its numbers are known for each length."""
 
-    name: str  # The value in the mended graph: that of the whole batch, computed from its width, such as its shape
-    table: Table  # `[2, lengths, *shape]`: the numbers in the original, for a lone sequence of each length
+    name: str  # The value in the mended graph, which has the numbers of the padded batch, such as its shape
+    table: Table  # `[2, lengths, *shape]`: the numbers in the original at each length
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -251,7 +253,7 @@ class DataTensor:
     """A tensor that depends on the values of the sequences, or that has an axis of time.
 
     It describes the tensor of the mended graph by the axes of the original's: an axis may be several dims, and added
-    rows belong to no axis. The engine sets what comes after `cause`, a rule what comes before.
+    rows belong to no axis. A rule sets the fields up to `cause`, the engine those after it.
     """
 
     name: str  # The value in the mended graph
@@ -263,10 +265,10 @@ class DataTensor:
     is_row_index: bool = False
     # Of the index of a GatherND over several axes: the index along each axis; `name` and `groups` are empty then
     index_columns: tuple[Value, ...] = ()
-    cause: str = ""  # How padding would reach it without what the rule of its node wrote; empty if it would not
+    cause: str = ""  # How padding would reach it without the change that its rule wrote; empty if nothing was changed
     sources: frozenset[str] = frozenset()  # Which inputs of the graph it depends on: `steps`, `lengths`, `static`
     is_steps: bool = False  # Whether it is the input with the steps, or a cast of it
-    hides: HidingMask | None = None  # The mask that it is, if that hides steps by their values
+    hides: HidingMask | None = None  # If it is a mask that hides steps by their values: that mask
 
     @property
     def rank(self) -> int:
@@ -280,7 +282,7 @@ class DataTensor:
 
     @property
     def has_merged_axes(self) -> bool:
-        """Whether any axis consists of another number of dims than one."""
+        """Whether any axis consists of several dims, or of none."""
         return any(len(group) != 1 for group in self.groups)
 
     @property
@@ -319,7 +321,7 @@ class DataTensor:
         return {dim: size for dim, size in enumerate(self.dim_sizes, start=int(self.has_added_rows)) if size.is_time}
 
     def groups_with(self, axis: int, *sizes: Size) -> tuple[Group, ...]:
-        """The groups of this tensor, but with axes of these sizes in the place of one; each is one dim."""
+        """The groups of this tensor, with one axis replaced by axes of these sizes, each of one dim."""
         return (*self.groups[:axis], *groups_of_one(sizes), *self.groups[axis + 1 :])
 
     def without_axes(self, axes: Iterable[int]) -> tuple[Group, ...]:
@@ -331,7 +333,7 @@ class DataTensor:
         return replace(self, name=name, **changes)  # type: ignore[arg-type]  # fields of its own
 
     def because(self, cause: str) -> DataTensor:
-        """The tensor with the cause of a change; the first one that is not empty stays."""
+        """A copy with the cause of a change; if the tensor has a cause already, that stays."""
         return replace(self, cause=self.cause or cause)
 
 

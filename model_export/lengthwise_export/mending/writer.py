@@ -1,6 +1,6 @@
 """Writes the nodes of the mended graph: what many rules need of the rows, such as lengths, masks and positions.
 
-A `Table` has here no axis of row counts: `[lengths, *shape]`, the values of the original with one row. If a size is a
+Here, a `Table` has no axis of row counts: `[lengths, *shape]`, the values of the original with one row. If a size is a
 linear function with an integer division, such as `(length + 1) // 2 - 1`, it is computed from the lengths; else the
 table becomes a constant, indexed by the length. Every method that writes nodes returns the name of the result. A node
 that was written before, of the same operator with the same inputs, is not written again.
@@ -52,7 +52,7 @@ class Writer(NodeWriter):
         self._emitted: dict[tuple[str, ...], str] = {}  # by operator, inputs and attributes: the output
 
     def scratch_writer(self) -> Writer:
-        """A new writer for the same graph, whose nodes are not put into the graph; its names are free there, too."""
+        """A new writer whose nodes are not put into the graph; its new names differ from the graph's names."""
         return Writer(
             self._lengths_input,
             self._steps_input,
@@ -63,7 +63,7 @@ class Writer(NodeWriter):
         )
 
     def emit(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """The output of a node of the operator `kind`, which is added unless there is an equal one."""
+        """Adds a node of the operator `kind`, unless an equal one was added before; returns the name of its output."""
         key = (kind, *inputs, repr(attributes))
         if key not in self._emitted:
             self._emitted[key] = super().emit(kind, inputs, **attributes)
@@ -134,8 +134,8 @@ class Writer(NodeWriter):
         is_integral = table.ndim == 1 and len(table) > 1 and bool((table == np.trunc(table)).all())
         linear = _linear_function(table.astype(np.int64), self._table_lengths) if is_integral else None
         if linear is None:
-            # The index is the length, from 0: entries in front for shorter lengths, which do not occur, and after for
-            # a width that was rounded up.
+            # The index of the Gather is the length itself. So entries are added in front, for lengths from 0 on
+            # that do not occur; and at the end, for a width that was rounded up.
             shorter, longer = [table[:1]] * int(self._table_lengths[0]), [table[-1:]] * _ROUNDED_UP
             return self.emit("Gather", [self.constant(np.concatenate([*shorter, table, *longer])), lengths], axis=0)
         value = lengths
@@ -152,10 +152,10 @@ def _linear_function(table: Table, lengths: NDArray[np.int64]) -> tuple[int, int
         `(before, stride, after)` with `table == (length + before) // stride + after`; None if there is none.
     """
     rise, run = table[-1] - table[0], lengths[-1] - lengths[0]
-    # Those with which it rises by as much as the table, from the first length to the last one
+    # The strides with which the function rises as the table does, from the first length to the last one
     strides = [stride for stride in range(1, _MAX_STRIDE + 1) if abs(rise * stride - run) < stride]
     for stride in strides:
-        for before in range(stride):  # never negative, so that ONNX's Div, which truncates, gives the same as //
+        for before in range(stride):  # `before` is not negative: so ONNX's Div, which truncates, gives the same as //
             after = int(table[-1] - (lengths[-1] + before) // stride)
             if np.array_equal(table, (lengths + before) // stride + after):
                 return before, stride, after

@@ -1,6 +1,6 @@
 """Rules for operators that compute each element from those at the same index, and for products, which sum over an axis.
 
-Elementwise, padding stays where it is; a product over the steps needs zeros at the padding.
+An elementwise operator leaves padding where it is; a product that sums over the steps needs zeros there.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _COMBINED: Final = (
     *("Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
 )
 
-# Such operators that give booleans
+# Operators whose inputs are broadcast, and whose output is of booleans
 _TESTS: Final = ["Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"]
 
 _KEEP_ZERO: Final = frozenset(
@@ -55,7 +55,7 @@ _KEEP_ZERO: Final = frozenset(
 def _unary(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a function or a test of each element: the node stays.
 
-    Zeros at the padding stay zeros where the function of 0 is 0. An index of rows stays one in an Identity.
+    Zeros at the padding stay zeros if the function of 0 is 0. An Identity of an index of rows is an index of rows.
     """
     kind = mender.node.op_type
     dtype = BOOL if kind in ("IsNaN", "IsInf") else value.dtype
@@ -64,7 +64,7 @@ def _unary(mender: Mender, value: DataTensor) -> DataTensor:
 
 @rule("Cast", "CastLike", takes=movable)
 def _cast(mender: Mender, value: DataTensor) -> DataTensor:
-    """Mends a change of the element type: the node stays, and an index of rows stays one."""
+    """Mends a change of the element type: the node stays; an index of rows gives an index of rows."""
     dtype = mender.attribute("to") or mender.inputs()[1].dtype
     return replace(mender.keep_node(value), zero_padded=value.zero_padded, dtype=dtype)
 
@@ -78,8 +78,8 @@ def _combined(mender: Mender, inputs: list[Value]) -> DataTensor:
     3. One has added rows (a mean's divisor): they go where the other has its rows.
     4. Two axes of different sizes, or two axes of rows: refused, as rows or steps would be mixed.
 
-    An index of rows is refused as an operand, but for a Max: exporters write the Max of it and of another index only
-    for their common shape, so its output is again an index of rows.
+    An index of rows is refused as an operand, except in a Max: exporters write the Max of it and another index only to
+    get their common shape, so the output counts as an index of rows, too.
     """
     kind = mender.node.op_type
     is_row_index = any(isinstance(value, DataTensor) and value.is_row_index for value in inputs)
@@ -89,7 +89,7 @@ def _combined(mender: Mender, inputs: list[Value]) -> DataTensor:
     (name,) = mender.copy_node([operand.name for operand in operands])
     dtype = BOOL if kind in _TESTS else operands[1 if kind == "Where" else 0].dtype
     # A product is 0 at all padding if one factor is 0 there and has all axes of time, and if no other factor can be
-    # infinite or NaN there: it is 0 as well, or has known numbers.
+    # infinite or NaN there, since it is 0 there as well, or has known numbers.
     has_zero_factor = any(
         operand.zero_padded and len(operand.time_dims()) == len(result.time_dims()) for operand in operands
     )
@@ -168,13 +168,13 @@ def _matmul(mender: Mender, left: DataTensor) -> DataTensor:
     1. The axis that is summed over is of fixed size: the node stays.
     2. It is of time (attention times values, pooling by a product): both factors get zeros at the padding, so that
        padding adds nothing.
-    3. It is the rows, or is time against weights of a fixed size: refused.
+    3. It is an axis of rows, or an axis of time that meets one of fixed size (weights): refused.
     """
     return _product(mender, left, mender.data_input(1))
 
 
 def _product(mender: Mender, left: DataTensor, right: DataTensor) -> DataTensor:
-    """The matrix product of two tensors, with the axes of NumPy's `matmul`; refuses one that mixes rows."""
+    """Writes the matrix product of two tensors, with the axes of NumPy's `matmul`; refuses one that mixes rows."""
     # A factor of one axis is a matrix of one row on the left, or of one column on the right.
     if left.rank == 1:
         return mender.squeezed(_product(mender, mender.unsqueezed(left, [0]), right), [-2])
@@ -316,7 +316,7 @@ def terms_of_axes(mender: Mender, ranks: list[int]) -> tuple[list[str], str]:
         result = "".join(["..." if "..." in inputs else "", *single])
     terms = inputs.split(",")
     unnamed_axes = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
-    # The axes of `...` are aligned at the end. So those of each input get as many of the last letters of one list.
+    # The axes of `...` are aligned at the end. So all inputs take the letters for them from the end of one list.
     unused = "".join(letter for letter in string.ascii_letters if letter not in letters)
     named_axes = {count: unused[len(unused) - count :] for count in unnamed_axes}  # by the number of axes
     spelled = [term.replace("...", named_axes[count]) for term, count in zip(terms, unnamed_axes, strict=True)]

@@ -81,8 +81,8 @@ def windows_of(mender: Mender, kernel: Sequence[int], sizes: Sequence[Size]) -> 
 def _same_zeros(size: Table, kernel: int, stride: int, *, more_after: bool) -> tuple[Table, Table]:
     """The zeros that `auto_pad` SAME puts in front of an axis, and after it, for each of its sizes.
 
-    ONNX: as many as it takes for one window at every `stride` steps, half of them on each side; an odd one goes after
-    the axis if `more_after`, else in front.
+    ONNX puts the number of zeros that gives one window for every `stride` steps, half of them on each side. Of an odd
+    number, the larger half goes after the axis if `more_after`, else in front.
     """
     zeros = np.maximum((-(-size // stride) - 1) * stride + kernel - size, 0)
     smaller_half, larger_half = zeros // 2, zeros - zeros // 2
@@ -92,7 +92,7 @@ def _same_zeros(size: Table, kernel: int, stride: int, *, more_after: bool) -> t
 def surrounded(
     mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], fill: float, cause: str
 ) -> DataTensor:
-    """The tensor with the number `fill` in front of and after each row's own steps, as many times as its length says.
+    """Puts steps of the number `fill` in front of and after each row's own steps; how many depends on its length.
 
     One step of `fill` is put in front of the whole width, and one after it. Each row then picks its own steps, and for
     the positions around them the step of `fill`.
@@ -103,7 +103,7 @@ def surrounded(
         axis: The axis of time.
         amounts: How many steps are added in front, and after: `[lengths]` each.
         fill: The number that they have.
-        cause: What is noted as the cause of the change.
+        cause: The cause that the result gets.
     """
     value = mender.fill_padding(value, axis, fill, cause)
     new_size = Size(mender.only_dim(value, axis)[1].table + sum(amounts))
@@ -167,12 +167,12 @@ def _mend_windows(
 def _with_channels(
     mender: Mender, value: DataTensor, name: str, channels: Size, spatial_sizes: Sequence[Size]
 ) -> DataTensor:
-    """The output of a node for a tensor `[rows, channels, ...]`, with its own channels and spatial axes.
+    """Describes the output of a node for a tensor `[rows, channels, ...]`; if its rows are merged, splits them again.
 
     Args:
         mender: The mender.
         value: The tensor.
-        name: The name of the output, whose rows are merged if those of the tensor are.
+        name: The name of the output; its rows are one dim, also if those of the tensor are merged.
         channels: The number of channels of the output.
         spatial_sizes: The sizes of its spatial axes.
     """
@@ -186,7 +186,7 @@ def _pads(windows: Sequence[Window]) -> list[int]:
     return [window.before for window in windows] + [window.after for window in windows]
 
 
-def _with_own_pads(mender: Mender, *further_inputs: str) -> _Emit:
+def _emitter_with_pads(mender: Mender, *further_inputs: str) -> _Emit:
     """Returns a function for the argument `emit` of `_mend_windows`: it writes the node again, with explicit `pads`.
 
     These are the zeros that its windows read in front and behind; `auto_pad` goes. `further_inputs` are the names of
@@ -207,7 +207,7 @@ def _conv(mender: Mender, value: DataTensor) -> DataTensor:
 
     Weights as wide as the sequences accept one length only, so they are refused.
     """
-    emit, (channels, _, *kernel) = _with_own_pads(mender, *mender.further_inputs()), mender.constant_input(1).shape
+    emit, (channels, _, *kernel) = _emitter_with_pads(mender, *mender.further_inputs()), mender.constant_input(1).shape
     cause = "its kernel reads beyond the last step, where a lone sequence has zeros"
     return _mend_windows(mender, value, kernel, emit, channels=mender.fixed_size(channels), cause=cause)
 
@@ -255,7 +255,7 @@ def _pool(mender: Mender, value: DataTensor) -> DataTensor:
     LpPool 0. The indices of the largest values are refused, because they count the padding.
     """
     fill = mender.neutral_extreme(value.dtype, finite=True) if mender.node.op_type == "MaxPool" else 0
-    return _mend_windows(mender, value, mender.attribute("kernel_shape"), _with_own_pads(mender), fill=fill)
+    return _mend_windows(mender, value, mender.attribute("kernel_shape"), _emitter_with_pads(mender), fill=fill)
 
 
 def _has_fixed_pads(mender: Mender, value: DataTensor) -> bool:
@@ -274,12 +274,12 @@ def _average_pool(mender: Mender, value: DataTensor) -> DataTensor:
 def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     """The `emit` of `_mend_windows` for an AveragePool.
 
-    1. No window reads beyond a row's own steps, or each mean is divided by the kernel's size (there are no zeros around
-       the steps, or they count): the node runs on zeros at the padding.
+    1. No window reads beyond a row's own steps; or, without `ceil_mode`, each mean is divided by the kernel's size
+       (there are no zeros around the steps, or they count): the node runs on zeros at the padding.
     2. Else AveragePool(steps) / AveragePool(mask): both are divided by the kernel's size, which cancels out, so only
-       the row's own steps count. Zeros around the steps that count (`count_include_pad`) are written as steps before,
-       and have a mask of 1. Where the last window may reach beyond the steps (`ceil_mode`), its divisor would depend on
-       the width: so many zeros follow that no window reaches beyond them, and windows that are too many are cut off.
+       the row's own steps count. If the zeros around the steps count (`count_include_pad`), they become steps first,
+       with a mask of 1. Where the last window may reach beyond the steps (`ceil_mode`), its divisor would depend on the
+       width: zeros are added until no window reaches beyond them, and the windows that are too many are cut off.
 
     Args:
         mender: The mender, whose node is the AveragePool.
@@ -293,7 +293,7 @@ def _averaged(mender: Mender, masked: DataTensor, windows: list[Window]) -> str:
     is_divided_by_kernel = not any(_pads(windows)) or mender.attribute("count_include_pad", 0)
     reads_padding = any(window.reads_beyond(size) for (size,), window in zip(masked.groups[2:], windows, strict=True))
     if not reads_padding or (is_divided_by_kernel and not windows[0].rounds_up):
-        return _with_own_pads(mender)(masked, windows)
+        return _emitter_with_pads(mender)(masked, windows)
     # Case 2
     rounds_up, pads = windows[0].rounds_up, _pads(windows)
     sizes = [size for (size,) in masked.groups[2:]]
@@ -332,7 +332,7 @@ _REPEATING: Final = frozenset(
 )
 """How a Resize to a whole multiple finds the step that it repeats: by transformation and rounding.
 
-From the middle of a step, it is never half a step to two others, so both roundings are the same.
+With half_pixel, the position in the input is never in the middle between two steps, so both ways to round are the same.
 """
 
 
@@ -340,9 +340,10 @@ From the middle of a step, it is never half a step to two others, so both roundi
 def _resize(mender: Mender, value: DataTensor) -> DataTensor:
     """Mends a change of the number of steps by a factor.
 
-    1. The axes of time keep their size, or each step is repeated a whole number of times (`_REPEATING`): the node runs
-       with scales in the place of sizes, so that a row's padding is repeated after its own steps.
-    2. Else steps are interpolated by a ratio of widths, which differs from that of lengths: refused.
+    1. Each step is repeated a whole number of times, once or more, as `_REPEATING` says: the node runs with scales in
+       the place of sizes, so that a row's padding is repeated after its own steps.
+    2. Else steps may be interpolated by a ratio of widths, which differs from that of lengths: refused, and so are
+       merged axes and added rows.
     """
     factors = _resize_factors(mender, value)
     times = [axis for axis, group in enumerate(value.groups) if any(not size.fixed for size in group)]

@@ -42,8 +42,8 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
     """The tensor cut along an axis of the original, as NumPy's `start:end:step` cuts it.
 
     1. Nothing is cut off at any length: the value stays.
-    2. The start is the same at every length (`x[:, 2:]`, `x[:, :-1]`, `x[:, ::2]`): a Slice up to the width of the
-       batch. Behind a row's own end comes its padding.
+    2. The start is the same at every length (`x[:, 2:]`, `x[:, :-1]`, `x[:, ::2]`): a Slice with the bounds for the
+       width of the batch. In its output, too, a row's padding comes after its own end.
     3. The start depends on the length (`x[:, -3:]`, a flip): each row picks its own positions.
     4. A part of the rows: refused.
 
@@ -73,7 +73,7 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
     if step > 0 and (starts == starts[-1])[new_size.by_length > 0].all():
         begin = int(starts[-1])
         is_to_the_end = bool((starts + new_size.by_length * step >= size.by_length).all())
-        # The end of the Slice: after its last position, or that of the axis, or `begin + new size * step`
+        # The end of the Slice: after its last position, or the end of the axis, or `begin + new size * step`
         if new_size.fixed is not None:
             end_name = mender.writer.constant([begin + (new_size.fixed - 1) * step + 1])
         elif is_to_the_end:
@@ -83,7 +83,7 @@ def _sliced(mender: Mender, value: DataTensor, axis: int, start: Table, end: Tab
             end_name = mender.emit("Add", [covered, mender.writer.constant([begin])]) if begin else covered
         begin_name, dim_name, step_name = (mender.writer.constant([number]) for number in (begin, dim, step))
         name = mender.emit("Slice", [value.name, begin_name, end_name, dim_name, step_name])
-        # If the end is cut off, steps of the row stand after its new end, and not zeros.
+        # If steps at the end are cut off, the row has steps after its new own end, and not zeros.
         zero_padded = value.zero_padded and (is_to_the_end or not size.is_time)
         return value.with_name(name, groups=value.groups_with(axis, new_size), zero_padded=zero_padded)
     # Case 3
@@ -169,7 +169,7 @@ def _gathered_by_data(mender: Mender, value: DataTensor, axis: int, index: DataT
 
 
 def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
-    """An index in which negative numbers, that count from each row's own end along a dim, are counted from the start.
+    """Counts an index from the start of a dim: negative numbers count from each row's own end, which is added to them.
 
     `size` is the size of the dim.
     """
@@ -182,7 +182,7 @@ def _from_own_end(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
 
 
 def _valid_index(mender: Mender, index: DataTensor, size: Size) -> DataTensor:
-    """An index along a dim of this size, counted from the start, that is 0 at its own padding."""
+    """An index along a dim of this size, changed to count from the start, and to be 0 where the index has padding."""
     index = _from_own_end(mender, index, size) if size.is_time else index
     return mender.masked(index, index.time_dims(), 0)
 
@@ -223,7 +223,7 @@ def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Valu
         not value.has_original_axes or value.rank < 2 or not value.groups[0][0].is_rows,
         "picks by the numbers of the rows from a value whose first axis is not the rows",
     )
-    # Both columns get their common shape: `[rows, n]`, or with a last axis.
+    # Both columns get their common shape: `[rows, 1]` or `[rows, n, 1]`, as they were joined along the last axis.
     (_, indices), result = mender.align_axes([replace(rows, is_row_index=False), further[0]])
     mender.refuse_if(
         not 2 <= result.rank <= 3 or result.has_merged_axes or not result.groups[0][0].is_rows,
@@ -234,7 +234,7 @@ def _picked_by_columns(mender: Mender, value: DataTensor, columns: Sequence[Valu
 
 
 def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> DataTensor:
-    """`value[row, index[row]]` for an index `[rows, ..., 1]`: a GatherND with `batch_dims` of 1."""
+    """Writes `value[row, index[row]]` for an index `[rows, ..., 1]`: a GatherND with `batch_dims` of 1."""
     for tensor in (value, index):
         mender.refuse_if(
             not tensor.has_original_axes or not tensor.groups[0][0].is_rows,
@@ -253,8 +253,8 @@ def _picked_in_own_row(mender: Mender, value: DataTensor, index: DataTensor) -> 
 def _gather_elements(mender: Mender, value: DataTensor, axis: int) -> DataTensor:
     """Mends a pick of elements along one axis, by an index that has the same shape along the others.
 
-    A negative index counts from each row's own end, and is 0 at the padding. A table that is the same for all rows is
-    repeated for each. An index that picks from other rows is refused.
+    A negative number in the index counts from each row's own end; at its padding, the index gets 0. A table that is the
+    same for all rows is repeated for each row. An index that picks from other rows is refused.
     """
     index = mender.data_input(1)
     dim, size = mender.mixed_dim(value, axis)

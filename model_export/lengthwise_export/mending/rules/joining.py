@@ -25,7 +25,7 @@ def _concat(mender: Mender, inputs: list[Value]) -> DataTensor:
     """Mends the join of tensors along an axis.
 
     1. One of them is an index of rows: nothing is joined; the parts are kept as the columns of an index, for GatherND.
-    2. Nothing follows an axis of time: the node stays, on operands that have all rows.
+    2. Nothing follows an axis of time: the node stays, on operands that are repeated to their common shape before.
     3. Something follows the steps (a token at the end, two sequences in turn): it would come after the padding, so each
        row picks its own positions of the joined tensor.
     4. Joined along the rows: refused.
@@ -70,7 +70,7 @@ def _split(mender: Mender, value: DataTensor, axis: int) -> list[DataTensor]:
     array, count = mender.constant_input(1), len(mender.node.output)
     if size.fixed is None:
         mender.refuse(CROSSES_ROWS if size.is_rows else "cuts the steps into pieces whose sizes depend on the width")
-    equal_size = -(-size.fixed // count)  # of parts without sizes; the last one may be smaller
+    equal_size = -(-size.fixed // count)  # of a Split without sizes; the last part may be smaller
     equal_sizes = [min(equal_size, size.fixed - equal_size * index) for index in range(count)]
     part_sizes = equal_sizes if array is None else array.tolist()
     names = mender.copy_node([value.name, *mender.further_inputs()], axis=dim)
@@ -99,10 +99,11 @@ def _padded_axis(
 ) -> DataTensor:
     """The tensor with elements added around an axis.
 
-    1. As many at every length, in the mode constant or along an axis of fixed size: the node stays. A number that is
-       added after the steps is also put at the padding, so that it follows each row's own steps.
-    2. As many as the length says (up to a multiple of a number), in the mode constant: `surrounded`.
-    3. The steps again, in the modes edge, reflect and wrap: `_repeated`.
+    1. Their number is the same at every length, and the mode is constant or the axis of fixed size: the node stays. If
+       a number is added after the steps, it is also put at the padding, so that it follows each row's own steps.
+    2. Their number depends on the length (to fill up to a multiple of a number), and the mode is constant:
+       `surrounded`.
+    3. The mode is edge, reflect or wrap, and the axis of time: `_repeated`, which adds the row's own steps again.
 
     Args:
         mender: The mender.
@@ -138,7 +139,7 @@ def _padded_axis(
 
 
 def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table, Table], mode: str) -> DataTensor:
-    """The tensor with each row's own steps again, in front of them and after them.
+    """Adds each row's own steps again, in front of them and after them, as a Pad in another mode than constant does.
 
     Args:
         mender: The mender.
@@ -152,7 +153,7 @@ def _repeated(mender: Mender, value: DataTensor, axis: int, amounts: tuple[Table
     value = value.because(f"in the mode {mode} it repeats the end of the padded width, not of the row")
     mender.require_lengths(
         size.by_length > (np.maximum(*amounts) if mode == "reflect" else 0)
-    )  # there are steps for it
+    )  # there are steps to repeat: in the mode reflect more than are added on a side, in the others one
     # `index` is the position of each new element, counted from the row's first step; negative in front of it. The mode
     # says which of the row's own steps stands there.
     index = mender.strided_positions(-amounts[0], 1, new_size)

@@ -79,7 +79,7 @@ def _recurrent(mender: Mender, value: DataTensor) -> list[DataTensor]:
     outputs[0] = replace(outputs[0], groups=all_steps, zero_padded=time.is_time)
     if len(rows) == 1:
         return outputs
-    return [  # the node gives merged rows: `_inputs` merged them
+    return [  # `_inputs` merged the rows to one dim
         output.with_name(mender.emit_with_shape("Reshape", output.name, output.dim_sizes)) if output.name else output
         for output in outputs
     ]
@@ -172,9 +172,9 @@ def _loop(mender: Mender, _: list[Value]) -> NodeOutputs:
 
 
 def _with_invariant_nodes_outside(mender: Mender) -> NodeProto:
-    """A copy of a Loop without those nodes of its body that compute the same in each iteration.
+    """Moves the nodes that compute the same in each iteration out of a Loop; returns a copy of the Loop without them.
 
-    These nodes are mended here, outside of the Loop, and the copy uses their outputs: loop-invariant code motion, as
+    The nodes are mended here, in front of the Loop, and the copy uses their outputs: loop-invariant code motion, as
     compilers do it. The constants of the body become constants of the graph.
     """
     loop = deepcopy(mender.node)
@@ -219,7 +219,8 @@ def _scan(mender: Mender, inputs: list[Value]) -> NodeOutputs:
     """Mends a Scan over the steps.
 
     1. Its body is an LSTM, GRU or RNN: that layer takes its place, and is mended by `_recurrent`.
-    2. Else its body gets one more input, whether a row has this step, and keeps the row's states where it has not.
+    2. Else its body gets one more input, which says for each row whether it has this step. A row that has not keeps its
+       states.
     3. It scans the rows or both directions at once, or its body mixes steps as well: refused.
     """
     body: GraphProto = mender.attribute("body")
@@ -231,7 +232,7 @@ def _scan(mender: Mender, inputs: list[Value]) -> NodeOutputs:
     # Case 1
     directions = mender.attribute("scan_input_directions") or [0] * scanned_count  # 1: from the last step to the first
     is_forward = not any(directions) and not any(mender.attribute("scan_output_directions") or [])
-    if is_forward and (outputs := _outputs_of_layer(mender, body, states, scanned)) is not None:
+    if is_forward and (outputs := _replace_by_layer(mender, body, states, scanned)) is not None:
         return outputs
     # Case 2: what the body computes from the states, and from one step of each tensor that is scanned
     steps = [replace(value, groups=value.groups[1:], zero_padded=False) for value in scanned]
@@ -275,7 +276,7 @@ def _inputs_of_scan(mender: Mender, state_count: int) -> tuple[list[DataTensor],
     return tensors[:state_count], tensors[state_count:]
 
 
-def _outputs_of_layer(
+def _replace_by_layer(
     mender: Mender, body: GraphProto, states: Sequence[DataTensor], scanned: Sequence[DataTensor]
 ) -> NodeOutputs | None:
     """Replaces a Scan by the LSTM, GRU or RNN that its body computes.
@@ -292,15 +293,15 @@ def _outputs_of_layer(
         What is known of the outputs of the Scan; None if the body computes anything else: then nothing was written.
 
     Raises:
-        StepsHidden: It is such a layer, if a mask that the values of the steps decide is true everywhere; `mend` begins
-            again with this mask opened.
+        StepsHidden: The body is such a layer only if a mask that is computed from the steps' values is true everywhere;
+            `mend` begins again with this mask opened.
     """
     node, state_count = mender.node, len(states)
     inputs = dict(zip((value.name for value in body.input), (*states, *scanned), strict=True))
     masks = {name: value.hides for name, value in [*inputs.items()][state_count:] if value.dtype == BOOL}
     cell = _cell(mender, body, inputs, state_count, masks)
-    # By the index of each output of the Scan that is used: the body's output that it is the last value of (of a state),
-    # or all values of.
+    # By the index of each output of the Scan that is used: the name of the body's output. The Scan gives the last value
+    # of a state, and of other outputs the values of all steps.
     used = {index: body.output[index].name for index, name in enumerate(node.output) if name in mender.used_names}
     if cell is None or not all(
         name in cell.next_states or (index < state_count and name in cell.next_memories) for index, name in used.items()
@@ -332,8 +333,8 @@ def _cell(
         body: The body.
         inputs: Its inputs by name, the states first.
         state_count: The number of states.
-        masks: By name, those of its other inputs that are masks; None for one that the steps' values do not make, with
-            which this is no cell that could be mended.
+        masks: By name, its other inputs that are boolean: the mask that each is; None for one that is not computed from
+            the steps' values. With such an input there is no cell.
     """
     states, steps = [*inputs][:state_count], [name for name in [*inputs][state_count:] if name not in masks]
     next_states = {

@@ -48,7 +48,7 @@ def _global_pool(mender: Mender, value: DataTensor) -> DataTensor:
 
 
 def reduced(mender: Mender, value: DataTensor, kind: str, axes: Sequence[int], *, keep: bool) -> DataTensor:
-    """The tensor reduced over axes of the original.
+    """Reduces a tensor over axes of the original.
 
     1. Over axes of fixed size: the operator stays.
     2. Over time: the padding gets the operator's neutral element: 0 for a sum, 1 for a product, an infinity for an
@@ -119,7 +119,7 @@ def _arg(mender: Mender, value: DataTensor, axis: int) -> DataTensor:
     """Mends the index of the largest or smallest element along an axis.
 
     Over time, the padding gets an infinity, so it is chosen last; of equal values the first is taken, which is a step.
-    With `select_last_index` it is refused.
+    With `select_last_index`, which takes the last one, a node over time is refused.
     """
     fill = mender.neutral_extreme(value.dtype, largest=mender.node.op_type == "ArgMax")
     value = mender.fill_padding(value, axis, fill, "a step of the padding may be the one it finds")
@@ -195,7 +195,7 @@ def _scaled_and_shifted(mender: Mender, value: DataTensor, scale: NDArray[Any], 
 
 
 def normalized(mender: Mender, value: DataTensor, axes: Sequence[int], epsilon: float) -> DataTensor:
-    """The tensor with mean 0 and variance 1 over axes of the original, both of each row's own steps."""
+    """Normalises a tensor to mean 0 and variance 1 over axes of the original, both of each row's own steps."""
     centred = value
     for _ in range(2):  # twice, as the rounding of the first mean may be as large as the deviation of flat sequences
         mean = reduced(mender, centred, "ReduceMean", axes, keep=True)

@@ -27,15 +27,14 @@ from lengthwise_export.mending.values import (
     has_size_one,
 )
 
-_MAX_CONSTANT: Final = 4096  # elements: a larger tensor of one number is not written as a constant
+_MAX_CONSTANT: Final = 4096  # elements: a larger tensor that repeats one number is not written as a constant
 
 
 @rule("Shape", takes=values)
 def _shape(mender: Mender, inputs: list[Value]) -> KnownTensor:
-    """Mends the sizes of a tensor's axes, from the attributes `start` to `end`.
+    """Mends a Shape: the sizes of a tensor's axes, or of those in the range of its attributes `start` and `end`.
 
-    In the mended graph they are computed of the padded batch; the output is known as a table of the sizes that the
-    original has at each length.
+    The mended graph computes the sizes of the padded batch; the description has those of the original at each length.
     """
     (value,) = inputs
     groups = groups_of_one(map(mender.fixed_size, value.shape)) if isinstance(value, KnownTensor) else value.groups
@@ -51,7 +50,7 @@ def _shape(mender: Mender, inputs: list[Value]) -> KnownTensor:
 
 @rule("Size")
 def _size(mender: Mender, value: DataTensor) -> KnownTensor:
-    """Mends the number of elements: the product of the sizes, computed of the padded batch, known as a table."""
+    """Mends the number of elements: computed for the padded batch, and known for the original at each length."""
     name = mender.emit("ReduceProd", [mender.shape_at_width(value.groups)], keepdims=0)
     return KnownTensor(name, mender.axis_size(value.dim_sizes).table)
 
@@ -74,8 +73,9 @@ def _reshape(mender: Mender, value: DataTensor) -> DataTensor:
        axis of the original.
     3. A merged axis is split as it was merged: the axes are as before.
     4. The shape has the rows at another axis than the tensor (alone there is only one row): they move there.
-    5. Time is cut into pieces, or the sizes do not follow from the tensor: refused. Lengths that are no multiple of
-       a number are left out.
+    5. Time is cut into pieces, or the sizes do not follow from the tensor: refused.
+
+    Lengths at which the size that -1 stands for would not be a whole number are left out.
     """
     sizes = [Size(table) for table in mender.sizes_input(1, "its shape is").elements()]
     # 0 stands for the size that the axis has.
@@ -142,7 +142,7 @@ def _distributed(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> tu
     rests = [*value.dim_sizes]  # of each dim, what is not taken yet; 1 if nothing is left
     groups = []
     for size in sizes:
-        taken, missing = [], size  # `missing` is what the product of those taken has to be multiplied by
+        taken, missing = [], size  # `missing` is what the product of `taken` still lacks
         while missing.fixed != 1:
             index = next((index for index, rest in enumerate(rests) if rest.fixed != 1), None)
             if index is None:
@@ -168,7 +168,7 @@ def _distributed(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> tu
 
 
 def _merged(sizes: Iterable[Size]) -> Group:
-    """The group of an axis: a fixed size is merged into the dim in front of it, unless that counts rows."""
+    """The group of an axis: a fixed size is merged into the dim in front of it, unless that dim counts rows."""
     group: list[Size] = []
     for size in sizes:
         if group and not group[-1].depends_on_rows and size.fixed is not None:
@@ -182,7 +182,7 @@ def _with_rows_at(
 ) -> tuple[DataTensor, list[Size]]:
     """A tensor whose rows were moved forward to the dim `target`, and the rests of its dims in the new order.
 
-    The original's reshape takes them there: for a lone sequence, an axis of rows has size 1 and may stand anywhere.
+    The original's Reshape has them there: for a lone sequence, an axis of rows has size 1 and may stand anywhere.
 
     Args:
         mender: The mender.
