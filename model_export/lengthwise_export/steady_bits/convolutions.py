@@ -3,7 +3,7 @@
 onnxruntime computes a convolution along one axis as a product, and adds it in parts whose size depends on the number of
 output steps, if there are more than 128 numbers (`PART`) to add. It has other kernels for a convolution along two axes,
 which add in one order at every width. So the convolution gets a second axis of size one. The other kernels take any
-number of input channels below 16, or a multiple of four; channels of zeros fill up the rest. They are slow for a long
+number of input channels up to 16, or a multiple of four; channels of zeros fill up the rest. They are slow for a long
 kernel over channels that are no multiple of 16: such a convolution becomes a sum of convolutions over at most 128
 numbers each.
 
@@ -23,7 +23,7 @@ from onnx import NodeProto
 from lengthwise_export.onnx_graphs.protos import OF_ONNX, attributes_of
 from lengthwise_export.steady_bits.replacement import PART, GraphFacts, Replacement
 
-_FEW_CHANNELS: Final = 16  # up to so many input channels, the kernels for two axes take any number
+_FEW_CHANNELS: Final = 16  # up to this number of input channels, the kernels for two axes take any number
 _CHANNELS: Final = 4  # above that they take multiples of this number
 _LONG: Final = 16  # steps of a kernel: for shorter ones, the kernels for two axes were about as fast as those for one
 _MAX_GROUPS: Final = 32  # a convolution of more groups is not split into one for each
@@ -34,7 +34,7 @@ _FUSED: Final = frozenset({"BatchNormalization", "Relu", "LeakyRelu", "Sigmoid",
 
 
 def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A convolution along the steps as one along two axes, in one of four forms.
+    """Rewrites a convolution along the steps as one along two axes, in one of four forms.
 
     1. It is along two axes already: channels of zeros are added, if the kernels need that.
     2. It has a long kernel and an unfavourable number of channels: a sum of convolutions of fewer channels.
@@ -45,7 +45,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     after them is kept in `facts.two_axes`, so that a next convolution takes it without going back to one axis.
 
     Returns:
-        The replacement; None if its bits do not depend on the batch, or no form is known.
+        The replacement; None if the bits of the node do not depend on the batch, or if none of the forms fits it.
     """
     value, kernels, bias = [*node.input, ""][:3]
     axes, output_axes, weights = facts.axes(value), facts.axes(node.output[0]), facts.constant(kernels)
@@ -69,7 +69,7 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     is_slow_along_two_axes = channels > _FEW_CHANNELS and channels % _FEW_CHANNELS and _LONG < kernel <= PART
     if groups == 1 and added > PART and output_axes[2].size > 1 and is_slow_along_two_axes:
         return new.with_outputs(_sum_of_convolutions(new, value, weights, bias))
-    # Forms 3 and 4: the second axis comes in front of the steps, and is removed after what follows.
+    # Forms 3 and 4: the second axis comes in front of the steps, and is removed after the nodes that are fused.
     value = facts.two_axes.get(value) or new.unsqueezed(value, [2])
     convolve = _group_by_group if splits_groups else _convolved
     value = convolve(new, value, weights[:, :, None, :], groups, bias)
@@ -137,7 +137,7 @@ def _group_by_group(new: Replacement, value: str, weights: NDArray[Any], groups:
 
     Args:
         new: Gets the nodes; its first replaced node is the convolution.
-        value: The input, with as many axes as the weights.
+        value: The input; it has the same number of axes as the weights.
         weights: `[out, in, ...]` of all groups.
         groups: The number of groups.
         bias: The bias; empty for none.

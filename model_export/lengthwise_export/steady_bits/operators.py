@@ -9,13 +9,13 @@ Products         are added in parts. How many numbers are in a part depends on t
                  row, or of one column, depends on the number of steps modulo four. So does an RNN's product of one
                  row.
 Functions        are computed for several numbers at once, and the last few numbers of a tensor one by one, with
-                 another rounding. Which these are depends on how many rows and steps the batch has.
+                 another rounding. Which numbers are the last depends on how many rows and steps the batch has.
 Einsum           becomes the ReduceSum, the Transpose and the MatMul that it stands for, which are rewritten then.
 
 A value is its name in the graph. Its axes are *fixed* if they have the same size in every batch, else *dynamic*
 (`MeasuredAxis`); a measured size is that in the smallest batch, of one row. A rewrite returns the nodes that replace a
-node, or None if its bits do not depend on the batch, or it is not known how. With `facts.every` it is rewritten
-at all sizes, also at those at which it was not seen to lose bits.
+node; None if the bits of the node do not depend on the batch, or if no way to rewrite it is known. With `facts.every`,
+a node is rewritten at all sizes, also at those at which its operator was not seen to lose bits.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _FEW: Final = 8  # numbers: a shorter sum over an axis before the last one was a
 
 
 def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A ReduceSum over the steps or over fixed axes, or a ReduceMean over fixed axes, as products with ones.
+    """Rewrites a ReduceSum over the steps or fixed axes, or a ReduceMean over fixed axes, as products with ones.
 
-    None for a mean over the steps, for a sum over two dynamic axes, and where its bits do not depend on the batch.
+    None for a mean over the steps, a sum over two dynamic axes, or a node whose bits do not depend on the batch.
     """
     value, axes = node.input[0], facts.axes(node.input[0])
     reduced = None if axes is None else _reduced_axes(node, facts, len(axes))
@@ -146,12 +146,12 @@ def _sum_over_steps(new: Replacement, value: str, axes: Sequence[MeasuredAxis], 
 
 
 def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """A MatMul, in one of three forms, by what its bits depend on.
+    """Rewrites a MatMul in one of three forms, by what its bits depend on.
 
     1. The number of columns, if it adds more than `PART` numbers: the sum of products over `PART` numbers each.
     2. The number of steps modulo four, if it sums over the steps and has one row or one column in every batch: that
        row or column is computed twice, and cut to one.
-    3. The number of rows, if each is a row of the batch: it gets one more row, a copy of the first.
+    3. The number of rows, if each is a row of the batch: the left factor gets one more row, a copy of the first.
     """
     left, right = node.input
     left_axes, right_axes = facts.axes(left), facts.axes(right)
@@ -231,7 +231,7 @@ _ROWS_OF_OUTPUTS: Final = (2, 1)  # the axis of rows of the outputs Y and Y_h
 
 
 def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """An RNN over one more row, a copy of the first, so that it never runs with one row only.
+    """Rewrites an RNN to run over one more row, a copy of the first, so that it never runs with one row only.
 
     The outputs are cut to the rows of the batch again.
     """
@@ -253,7 +253,7 @@ def rewritten_rnn(node: NodeProto, facts: GraphFacts) -> Replacement | None:
 
 
 def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """An elementwise function, in a form that computes every number of a tensor in the same way.
+    """Rewrites an elementwise function in a form that computes every number of a tensor in the same way.
 
     onnxruntime's kernels compute several numbers at once, and the last few of a tensor, which are left over, by other
     code with other bits. So Log becomes a ReduceLogSum of one number, and Softplus and Mish are written with Log. Any
@@ -293,7 +293,7 @@ _MAX_OPERANDS: Final = 2
 
 
 def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
-    """An Einsum of one or two values as sums, transpositions and a MatMul, for which there are rewrites.
+    """Rewrites an Einsum of one or two values as sums, transpositions and a MatMul, which have rewrites themselves.
 
     Returns:
         The replacement. None for an Einsum with an ellipsis, with a letter twice in one value (a diagonal), or that is

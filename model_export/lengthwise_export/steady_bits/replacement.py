@@ -1,4 +1,4 @@
-"""What a rewrite knows of a graph, and the new nodes that replace one.
+"""What a rewrite knows of a graph, and the new nodes that replace one of its nodes.
 
 Sizes are measured and not inferred: shape inference does not follow every graph, and it does not say how small an axis
 can be. The graph is run on the smallest batch that it accepts (one row of the smallest width), and on a larger one. An
@@ -31,8 +31,8 @@ from lengthwise_export.onnx_graphs.protos import (
 )
 
 _LARGER_ROWS: Final = 3  # rows of the larger batch
-_MORE_STEPS: Final = 24  # so much wider is the larger batch: an axis of steps is longer there after every usual stride
-_MAX_DOUBLED: Final = 6  # times that the smallest width is doubled, for a graph that raises for short sequences
+_MORE_STEPS: Final = 24  # steps by which that is wider: so an axis of steps is longer in it after every usual stride
+_MAX_DOUBLED: Final = 6  # the smallest width is doubled at most this often, if the graph raises for short sequences
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _measured(graph: ModelProto, manifest: Manifest) -> Mapping[str, tuple[Measu
 
     def shapes(rows: int, width: int) -> dict[str, tuple[int, ...]]:
         """The shapes of the float32 values, by name, for a batch of `rows` rows, `width` steps wide."""
-        longest = min(width, manifest.max_length)  # the rows are one step shorter each
+        longest = min(width, manifest.max_length)  # each row is one step shorter than that before it
         lengths = np.maximum(longest - np.arange(rows), min(manifest.min_length, longest)).astype(np.int32)
         steps = np.ones((rows, width, manifest.input.features or 1), dtype=np.float32)
         if manifest.input.kind == "tokens":
@@ -111,7 +111,7 @@ def _measured(graph: ModelProto, manifest: Manifest) -> Mapping[str, tuple[Measu
         arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
         return {name: array.shape for name, array in arrays.items() if array.dtype == np.float32}
 
-    # The smallest width that runs: the smallest allowed one, or that doubled a few times.
+    # The smallest width that runs: the smallest that is allowed, or a multiple of it by a small power of two.
     raised: Exception | None = None
     for doublings in range(_MAX_DOUBLED + 1):
         width = manifest.width_multiple << doublings
@@ -133,13 +133,13 @@ def _measured(graph: ModelProto, manifest: Manifest) -> Mapping[str, tuple[Measu
     raise UncheckableError(f"the graph raises for every small batch: {raised}") from raised
 
 
-PART: Final = 128  # numbers: a product over at most so many is added in one part
+PART: Final = 128  # numbers: a product that adds at most this many adds them in one part
 LANES: Final = 4  # numbers that sums, functions and products of one row take at once
 MOST_LANES: Final = 16  # the most float32 numbers that a processor computes at once
 
 
 class Replacement(NodeWriter):
-    """New nodes, in order of execution, that replace one node of a graph, or also some that follow it."""
+    """New nodes, in order of execution, that replace one node of a graph, and maybe some nodes after it."""
 
     def __init__(self, node: NodeProto, facts: GraphFacts) -> None:
         """Begins without new nodes, for a node of the graph; their names begin with its name."""
@@ -151,9 +151,9 @@ class Replacement(NodeWriter):
         return functools.reduce(lambda total, part: self.emit("Add", [total, part]), parts)
 
     def with_outputs(self, *values: str) -> Replacement:
-        """This replacement, with new values renamed to the outputs of the last replaced node, so that others take them.
+        """Gives new values the names of the outputs of the last replaced node, so that the nodes after it take them.
 
-        A value that no new node makes is copied by an Identity.
+        A value that no new node makes is copied by an Identity. Returns this replacement.
         """
         new_names = {name for node in self.nodes for name in node.output}
         values = tuple(name if name in new_names else self.emit("Identity", [name]) for name in values)

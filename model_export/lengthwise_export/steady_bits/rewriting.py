@@ -1,8 +1,9 @@
-"""Rewrites operators so that a sequence gets the same bits in every batch, as an export does where bits are lost.
+"""Rewrites operators so that a sequence gets the same bits in every batch; an export does so where bits are lost.
 
 A graph that gives the same bits in every batch stays as it is. Otherwise the operators of the table `REWRITES` are
-rewritten where their sizes say that bits can be lost, and the graph is measured again; then wherever a rewrite is
-possible. If bits are still lost, the graph stays as it is, and `first_loss` names the first operator that loses them.
+rewritten where their sizes say that bits can be lost, and the graph is measured again. If bits are still lost, they are
+rewritten wherever a rewrite is possible. If that does not help either, the graph stays as it is, and `first_loss` names
+the first operator that loses bits.
 
 A rewrite changes answers once, by rounding. Kernels differ between processors, so whether bits are lost, and whether a
 rewrite keeps them, is measured on this machine. *Unbatched* is a batch of one row, padded only to the model's
@@ -148,8 +149,8 @@ class _OptimizedSubject(OnnxSubject):
 _EXPANSIONS: Final = frozenset({"Einsum"})  # rewritten first: they become operators that have rewrites of their own
 
 Rewrite = Callable[[NodeProto, GraphFacts], Replacement | None]
-"""Returns nodes that replace a node, and whose bits do not depend on the batch; None where it keeps its bits, or must
-stay."""
+"""Returns nodes that replace a node, and whose bits do not depend on the batch; None if the node stays, because it
+keeps its bits, or because no way is known."""
 
 REWRITES: Final[Mapping[str, Rewrite]] = {
     "Einsum": expanded_einsum,
@@ -163,15 +164,15 @@ REWRITES: Final[Mapping[str, Rewrite]] = {
 }
 """The rewrite of each operator type.
 
-These were seen to keep their bits at every size, and have none: Gemm and MatMul with a constant right side, LSTM, GRU,
-Softmax, LogSoftmax, LayerNormalization, BatchNormalization, CumSum, pools, maxima and minima, ReduceL1, ReduceL2,
-ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, ReduceProd, Exp, Erf, Gelu, Tanh, Sigmoid, Sqrt, Pow, and the
-functions of single numbers that are not in the table.
+These operators were seen to keep their bits at every size, and have no rewrite: Gemm and MatMul with a constant right
+side, LSTM, GRU, Softmax, LogSoftmax, LayerNormalization, BatchNormalization, CumSum, pools, maxima and minima,
+ReduceL1, ReduceL2, ReduceSumSquare, ReduceLogSum, ReduceLogSumExp, ReduceProd, Exp, Erf, Gelu, Tanh, Sigmoid, Sqrt,
+Pow, and the elementwise functions that are not in the table.
 """
 
 
 _LOWEST_OPSET = 13  # the first opset in which Squeeze and Unsqueeze take their axes as an input
-_MAX_NAMED = 4  # so many operators of a type are named at most
+_MAX_NAMED = 4  # at most this many operators of a type are named
 _LENGTHS = (1, 3, 8, 21, 55)  # lengths of the sequences whose answers before and after are compared
 
 

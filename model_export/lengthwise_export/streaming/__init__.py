@@ -8,8 +8,8 @@ share, and `proof.py` compares chunks with the whole. The words are those of `me
 
     state             What a row carries from chunk to chunk: an input NAME of the graph, and its output NAME_next.
     total             Of a row, the number of steps of its sequence so far; those of the chunk are its *own steps*.
-    of the whole      A value without an axis of time that depends on all steps so far, such as a mean. At each step it
-                      would be another with each chunk, so no step may be computed from it.
+    of the whole      A value without an axis of time that depends on all steps so far, such as a mean. It changes with
+                      each chunk, so no value at a step may be computed from it: those of earlier chunks would change.
     share             A value with an axis of time that is divided by a value of the whole, as attention weights are. At
                       the steps of earlier chunks it changes by one factor only, its *rescale*.
     look ahead        How many later steps a value at a step depends on.

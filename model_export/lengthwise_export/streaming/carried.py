@@ -27,7 +27,7 @@ from lengthwise_export.onnx_graphs.protos import NodeWriter
 DOUBLE: Final = TensorProto.DOUBLE
 _HIDDEN: Final = -1e30  # a score below this, and finite, has no share of a softmax, and is no maximum
 _MOST_STEPS: Final = 2**48  # of a stream; more than a manifest's `max_steps` in practice
-MOST_AHEAD: Final = 4096  # steps: with each chunk, so many are computed again
+MOST_AHEAD: Final = 4096  # steps: with each chunk, at most this many are computed again
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +46,12 @@ class LooksAhead(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ChunkWindow:
-    """The chunk that the nodes get where a graph looks ahead: the last steps of those before, then the new ones."""
+    """What nodes get in the place of the chunk if a graph looks ahead: the last earlier steps, then the chunk's."""
 
     steps: str  # the steps
     lengths: str  # `[rows]`, in the type of the graph's input
     before: str  # `[rows]` int64: how many steps the row had before the window
-    committed: str  # `[rows]` int64: after how many steps of the window its states stand
+    committed: str  # `[rows]` int64: how many steps of the window are committed (`StreamingWriter`)
 
 
 class StreamingWriter(Writer):
@@ -60,24 +60,24 @@ class StreamingWriter(Writer):
     A length in a table is the total: `lengths`, and what is looked up by it, is of all steps so far. Masks, positions
     and the lengths of recurrent layers are of the chunk.
 
-    Where the graph looks ahead, its states stand that many steps back, and the nodes are followed twice: for the
-    answer, up to the last step, and for the states, up to the last *committed* one, which no later step changes. Nodes
-    that are the same for both are written once.
+    Where the graph looks ahead by some steps, its states lag that many steps behind, and there are two passes over the
+    nodes: one for the answer, up to the last step; and one for the states, up to the last *committed* step: no later
+    step changes what is computed up to there. Nodes that are the same in both passes are written once.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.commits = True  # whether what is followed are the states; without look-ahead, they are the answer's
+        self.commits = True  # whether this pass writes the states; without look-ahead, one pass does all
         self.mixes = False  # whether the node mixes steps
         self._window: ChunkWindow | None = None
-        self._states: dict[tuple[str, int], StreamState] = {}  # by stem, and the how-manieth of this stem
+        self._states: dict[tuple[str, int], StreamState] = {}  # by stem, and the number among those of this stem
         self._numbers: set[str] = set()  # the names of states that are one number for each row
-        self._made: Counter[str] = Counter()  # by stem, how many the nodes that were followed so far have
+        self._made: Counter[str] = Counter()  # by stem, how many states this pass has used so far
         self._copies: dict[bytes, list[str]] = {}  # by the content of a copied node: its outputs
         self._names_of_copies: set[str] = set()
 
     def begin(self, *, commits: bool) -> None:
-        """Begins to follow the nodes, which get the states that were made before."""
+        """Begins a pass over the nodes, in which they get the states that an earlier pass made for them."""
         self.commits = commits
         self._made.clear()
 
@@ -91,7 +91,9 @@ class StreamingWriter(Writer):
         return [*self._states.values()]
 
     def new_state(self, shape: Sequence[int], dtype: int, initial: float, stem: str) -> tuple[str, str]:
-        """A state of the node: its name, an input of the graph, and the value `[rows, *shape]` that it has.
+        """Makes a state of the node, unless an earlier pass did; returns its name, and that of its value.
+
+        The name is that of an input of the graph, the value is `[rows, *shape]`.
 
         A number for each row is stored as `[rows, 1]`, as Triton's states have an axis.
         """
@@ -107,7 +109,7 @@ class StreamingWriter(Writer):
         return name, name if shape else self.squeezed(name, [1])
 
     def keep(self, state: str, value: str) -> None:
-        """Makes a value what the next chunk gets as a state."""
+        """Writes the value that the next chunk gets as a state; nothing, in a pass that does not write the states."""
         if self.commits:
             value = self.unsqueezed(value, [1]) if state in self._numbers else value
             self.nodes.append(helper.make_node("Identity", [value], [state + NEXT], name=self.name(f"{state}_keep")))
@@ -136,12 +138,12 @@ class StreamingWriter(Writer):
 
     @property
     def are_committed(self) -> bool:
-        """Whether the node mixes steps for a state that stands some steps back: only committed ones count then."""
+        """Whether only committed steps count: this pass is for states that lag behind, and the node mixes steps."""
         return self._window is not None and self.commits and self.mixes
 
     @property
     def committed(self) -> str:
-        """`[rows]` int64: after how many steps of the chunk the states stand."""
+        """`[rows]` int64: how many steps of the chunk are committed."""
         return super().lengths if self._window is None else self._window.committed
 
     @property
@@ -151,7 +153,7 @@ class StreamingWriter(Writer):
 
     @functools.cached_property
     def steps_seen(self) -> str:
-        """`[rows]` int64: how many steps each row had so far, a state.
+        """`[rows]` int64: how many steps each row had in earlier chunks, which is a state.
 
         A client may have made it up: it is bounded, so that what is computed from it neither overflows nor picks
         outside of a tensor.
@@ -162,7 +164,7 @@ class StreamingWriter(Writer):
         return value
 
     def with_steps_seen(self) -> Sequence[StreamState]:
-        """The states, of which one is the number of steps that each row had."""
+        """Makes the number of steps seen a state, if it is none yet; returns all states."""
         return self.states if self.steps_seen else ()
 
     @property
@@ -185,7 +187,7 @@ class StreamingWriter(Writer):
         return self.emit("Less", [self.positions(size), self.unsqueezed(self.own_size(size), [1])])
 
     def reduced(self, kind: str, name: str, dims: Sequence[int], *, keepdims: int = 0, axes_are_inputs: bool) -> str:
-        """A tensor reduced over dims by an operator, whose axes are an input or an attribute by the opset."""
+        """Writes a reduction of a tensor over dims, which are an input or an attribute, as the opset wants it."""
         if kind == "ReduceSum" or axes_are_inputs:
             return self.emit(kind, [name, self.constant(list(dims))], keepdims=keepdims)
         return self.emit(kind, [name], axes=list(dims), keepdims=keepdims)
@@ -205,17 +207,17 @@ class StreamingWriter(Writer):
 class StreamingMender(Mender):
     """Writes the streaming form of one node. All fields but those of `Mender` are by names of the whole graph."""
 
-    most_ahead: int = 0  # how many steps back the states stand
+    most_ahead: int = 0  # how many steps the states lag behind
     # Counts and positions: their values counted from the first step, where those in `values` are of the chunk
     totals: dict[str, DataTensor] = field(default_factory=dict)
     # Shares: their rescales, with size 1 along the time, float64. A second one is that of the own steps
     rescales: dict[str, tuple[DataTensor, ...]] = field(default_factory=dict)
     of_the_whole: set[str] = field(default_factory=set)
-    settled: set[str] = field(default_factory=set)  # figures of the whole that stay from the committed steps on
+    settled: set[str] = field(default_factory=set)  # depend on all steps, but stay the same after the committed ones
     look_ahead: dict[str, int] = field(default_factory=dict)  # 0 where it is not named; negative: steps back
     moved: dict[str, int] = field(default_factory=dict)  # by output, what its node adds to the look-ahead
     masks: set[str] = field(default_factory=set)  # true at each row's own steps, and nowhere else
-    fills: dict[str, float] = field(default_factory=dict)  # by names of the streaming graph: what is at all padding
+    fills: dict[str, float] = field(default_factory=dict)  # by names of the streaming graph: the number at all padding
     shifted: set[str] = field(default_factory=set)  # counts and positions with a number added
     positions: set[str] = field(default_factory=set)  # positions in the whole sequence, and what follows from them
 
@@ -231,9 +233,9 @@ class StreamingMender(Mender):
         return f"state_{self.node.output[0] or self.node.op_type.lower()}"
 
     def carried(self, like: DataTensor, dtype: int, initial: float) -> Carried:
-        """A new state in the form of a tensor with rows, whose other dims are of fixed size.
+        """Makes a state in the form of a tensor with rows, whose other dims are of fixed size.
 
-        The state has no dims of size 1, but for one if there is no other.
+        The state lacks the dims of size 1; if all of them are, it has one.
         """
         sizes, rows_dim = [self.rows for _ in like.added_dims] + [*like.dim_sizes], like.rows_dim
         others = [dim for dim in range(len(sizes)) if dim != rows_dim]
@@ -253,14 +255,17 @@ class StreamingMender(Mender):
         return Carried(state, like.with_name(value, dtype=dtype, zero_padded=False), ones, order)
 
     def keep(self, carried: Carried, value: str) -> None:
-        """Makes a value, in the form of the tensor that a state was made for, what the next chunk gets."""
+        """Writes the value that the next chunk gets as a state; its form is that of the tensor `carried.value`."""
         if carried.value.dtype == TensorProto.BOOL:
             value = self.writer.cast(value, TensorProto.INT32)
         squeezed = self.writer.squeezed(value, carried.ones)
         self.states.keep(carried.state, self.writer.transposed(squeezed, carried.order))
 
     def masked(self, value: DataTensor, dims: Iterable[int], fill: float, cause: str = "") -> DataTensor:
-        """As `Mender.masked`; what hides the padding does not hide steps that are not committed."""
+        """As `Mender.masked`; nothing is written if the graph itself fills the padding with such a number.
+
+        Such a fill does not hide steps that are not committed: where only committed steps count, the mask is written.
+        """
         if self.states.are_committed:
             return super().masked(replace(value, zero_padded=False), dims, fill, cause)
         held = self.fills.get(value.name, math.nan)
@@ -280,7 +285,7 @@ class StreamingMender(Mender):
         return self.taken_or_earlier(picked, own_index, axis)
 
     def taken_or_earlier(self, picked: DataTensor, own_index: str, axis: int) -> DataTensor:
-        """What was picked where a position is of this chunk, else what the state has.
+        """What was picked where a position is in this chunk, elsewhere the state; the result is the next state.
 
         Args:
             picked: What was picked, with the axis of the positions.
@@ -298,7 +303,7 @@ class StreamingMender(Mender):
         return self.new_or_earlier(broad, picked)
 
     def new_or_earlier(self, condition: str, new: DataTensor) -> DataTensor:
-        """A tensor where a condition is true, else the state of it from the last chunk; the result is the next state.
+        """The tensor where a condition is true, elsewhere the state; the result is the next state.
 
         Args:
             condition: Bool, which broadcasts with the tensor.
@@ -312,7 +317,7 @@ class StreamingMender(Mender):
     def folded(
         self, own: DataTensor, combine: str, initial: float, dtype: int, rescales: Sequence[DataTensor] = ()
     ) -> DataTensor:
-        """What a reduction gives for all steps so far, from what it gives for the own steps and a state.
+        """Combines what a reduction gives for the own steps with a state; returns the result for all steps so far.
 
         Args:
             own: What it gives for the own steps.
@@ -341,8 +346,8 @@ class StreamingMender(Mender):
         """An int64 tensor `[rows]`, in an element type, as a number for each row that broadcasts with any tensor."""
         return DataTensor(self.in_type(name, TensorProto.INT64, dtype), dtype, (), has_added_rows=True)
 
-    def with_node(self, index: int, value: DataTensor) -> StreamingMender:
-        """A mender of the same node with another input, by its index."""
+    def with_input(self, index: int, value: DataTensor) -> StreamingMender:
+        """A mender for a copy of the node, with another value as the input of this index."""
         node = NodeProto()
         node.CopyFrom(self.node)
         node.input[index] = self.register(value)
@@ -355,7 +360,7 @@ class StreamingMender(Mender):
         return "" if self.constant_input(index) is None else self.values[self.node.input[index]].name
 
     def begun(self, carried: Carried, index: int) -> str:
-        """What a layer begins with: the state, or before the first step the numbers that an input of the node has."""
+        """What a layer begins with: the state; before the first step, the numbers of an input of the node."""
         begin = self.input_value(index)
         if begin is None or is_zero(self, begin.name):
             return carried.value.name
@@ -385,8 +390,9 @@ class StreamingMender(Mender):
         """The dim of time among axes, in a list, for a node that mixes the steps; an empty list if there is none.
 
         Raises:
-            UnmendableError: Its steps are not those of the sequence, or depend on later ones.
-        """  # noqa: DOC502 - `refuse_if` raises it
+            UnmendableError: Its steps are not those of the sequence, or look more than `MOST_AHEAD` steps ahead.
+            LooksAhead: They look further ahead than the states lag behind.
+        """  # noqa: DOC502 - what it calls raises them
         times = value.time_dims()
         along = [dim for axis in axes for dim in value.dims_of(axis) if dim in times]
         self.refuse_if(len(along) > 1, "reduces two axes of the steps at once")
@@ -400,10 +406,10 @@ class StreamingMender(Mender):
         return along
 
     def require_look_ahead(self, steps: int) -> None:
-        """Says that the states have to stand at least so many steps back; refuses more than `MOST_AHEAD`.
+        """Makes sure that the states lag at least so many steps behind; refuses more than `MOST_AHEAD`.
 
         Raises:
-            LooksAhead: They do not; `stream` begins again with as many.
+            LooksAhead: They lag fewer; `stream` begins again with this number.
         """
         self.refuse_if(steps > MOST_AHEAD, f"looks {steps} steps ahead, of which each chunk would compute {MOST_AHEAD}")
         if steps > self.most_ahead:
@@ -411,7 +417,7 @@ class StreamingMender(Mender):
 
     @property
     def rescales_of_input(self) -> tuple[DataTensor, ...]:
-        """The rescales of the input of the node that is a share; none if no input is."""
+        """The rescales of that input of the node which is a share; empty if none is."""
         return next((self.rescales[name] for name in self.node.input if name in self.rescales), ())
 
 

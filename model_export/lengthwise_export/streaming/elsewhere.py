@@ -46,10 +46,10 @@ _TYPES: Final = {
 
 
 def write(folder: Path, manifest: Manifest) -> None:
-    """Writes both files of a model that streams into its directory.
+    """Writes the files of a model that streams into its directory: both texts, and what states begin with if not zero.
 
-    None of them is read by a service, so they have no digest: change them as you like. Triton wants `config.pbtxt` in
-    the folder of the model, beside that of the version.
+    The service reads none of them, so they have no digest: change them as you like. Triton wants `config.pbtxt` in the
+    folder of the model, beside that of the version.
     """
     assert manifest.streaming is not None
     files.write(folder / LOOP_FILE, loop(manifest))
@@ -91,7 +91,7 @@ def triton_config(manifest: Manifest) -> str:
 
 
 def _tensor(kind: str, name: str, dtype: str, dims: list[int]) -> str:
-    """An input or output of Triton's configuration; one without axes but the rows is `[1]`, reshaped."""
+    """The entry of an input or output for Triton; if rows are the only axis, Triton has `[1]`, and reshapes it."""
     reshape = "" if dims else ", reshape: { shape: [] }"
     return f'{kind} [{{ name: "{name}", data_type: {_TYPES[dtype]}, dims: {dims or [1]}{reshape} }}]'
 
@@ -117,7 +117,7 @@ def _outputs(manifest: Manifest) -> Iterator[str]:
 
 
 def _state(state: StreamState) -> str:
-    """A state in Triton's words."""
+    """The entry of a state for Triton."""
     form = f"data_type: {_TYPES[state.dtype]}, dims: {[*state.shape]}"
     begin = f'data_file: "{state.name}"' if state.initial else "zero_data: true"
     return (

@@ -25,7 +25,7 @@ _MOVES: Final = frozenset({"Transpose", "Unsqueeze", "Squeeze", "Reshape", "Iden
 """Operators that move elements, whatever these are."""
 
 _COMPARISONS: Final = frozenset({"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
-"""Operators to which it is the same whether both operands are counted from the chunk's first step or the sequence's."""
+"""Operators whose output is the same if both operands are counted from the sequence's first step or the chunk's."""
 
 _SUMS: Final = frozenset({"MatMul", "Gemm", "ReduceSum", "Einsum"})
 _OF_A_STEP: Final = "takes a figure of all steps so far at each step, so earlier steps would change with each chunk"
@@ -83,7 +83,7 @@ def _note(
     hides = node.op_type == "Where" and node.input[0] in mender.masks
     if hides and (fill := constant_in(mender.values[node.input[2]])) is not None and fill.size == 1:
         mender.fills[value.name] = float(fill.item())
-    seen = [*inputs][:2] if hides else inputs  # the others are at padding only
+    seen = [*inputs][:2] if hides else inputs  # the third one is at padding only
     whole = [other for other in seen if other in mender.of_the_whole and not inputs[other].time_dims()]
     if not times:
         if (whole or any(tensor.time_dims() for tensor in inputs.values())) and name not in mender.settled:
@@ -118,10 +118,10 @@ def _is_of_counts(mender: StreamingMender, node: NodeProto) -> bool:
 
 
 def _outputs(mender: StreamingMender, node: NodeProto) -> NodeOutputs:
-    """What is known of a node's outputs, after the nodes that stand for it were written.
+    """Writes the nodes that stand for a node; returns what is known of its outputs.
 
-    1. It compares counts or positions: those of the chunk.
-    2. It moves counts, or adds a constant: it is written for those of the chunk, and for the totals.
+    1. It compares counts or positions: with those of the chunk.
+    2. It moves counts, or adds a constant to them: it is written for those of the chunk, and again for the totals.
     3. It computes with counts in another way: with the totals.
     4. It takes a share: by `_outputs_of_share`.
 
@@ -149,12 +149,12 @@ def _outputs(mender: StreamingMender, node: NodeProto) -> NodeOutputs:
 
 
 def _settle(mender: StreamingMender, node: NodeProto, counts: Mapping[str, DataTensor]) -> None:
-    """Notes that a total is compared with a number: the result stays the same for all longer sequences.
+    """Notes the comparison of a total with a number: the result is the same for all sequences longer than the number.
 
-    So it is no figure of the whole, if the states stand that number of steps back.
+    So it is no figure of the whole, if the states lag that number of steps behind.
 
     Raises:
-        LooksAhead: They do not.
+        LooksAhead: They lag fewer steps behind.
     """  # noqa: DOC502 - `require_look_ahead` raises it
     numbers = [constant_in(mender.values[name]) for name in node.input if name not in counts]
     if all(number is not None for number in numbers) and not any(value.time_dims() for value in counts.values()):
@@ -165,7 +165,7 @@ def _settle(mender: StreamingMender, node: NodeProto, counts: Mapping[str, DataT
 def _with_inputs(
     mender: StreamingMender, node: NodeProto, inputs: Mapping[str, DataTensor], outputs: Sequence[str]
 ) -> NodeProto:
-    """A copy of a node with other inputs, by the names of those that they replace, and these names of outputs."""
+    """Copies a node with other inputs, by the names of the inputs that they replace, and with other output names."""
     copied = NodeProto()
     copied.CopyFrom(node)
     names = {name: mender.register(value) for name, value in inputs.items()}
@@ -178,7 +178,7 @@ def _with_inputs(
 
 
 def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor) -> None:
-    """Notes that the output of a node is a share, where steps are divided or multiplied by a figure of all steps."""
+    """Makes an output a share, if steps are divided or multiplied by a figure of all steps: writes its rescale."""
     steps, figure = (mender.values[name] for name in node.input)
     name = node.input[1]
     if node.op_type == "Mul" and node.input[0] in mender.of_the_whole:
@@ -192,7 +192,7 @@ def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor)
         (_, figure), _ = mender.align_axes([steps, figure])
     else:
         figure = mender.unsqueezed(figure, range(result.rank - figure.rank))
-    carried = mender.carried(figure, DOUBLE, float(node.op_type == "Mul"))  # what it was divided by before: no steps
+    carried = mender.carried(figure, DOUBLE, float(node.op_type == "Mul"))  # begins as the figure of no steps
     now = mender.writer.cast(figure.name, DOUBLE)
     mender.keep(carried, now)
     factors = [carried.value.name, now] if node.op_type == "Div" else [now, carried.value.name]
@@ -203,11 +203,11 @@ def _note_division(mender: StreamingMender, node: NodeProto, result: DataTensor)
 
 
 def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> NodeOutputs:
-    """The outputs of a node that takes a share.
+    """Writes a node that takes a share, and returns its outputs; notes the rescale of an output that is a share, too.
 
-    1. It takes its sizes, or sums over the steps: its rule takes the rescale.
-    2. It moves elements: the rescale is moved alike.
-    3. It multiplies with values of the steps, or hides steps: the rescale stays.
+    1. It takes the sizes of the share, or sums it over the steps: its rule takes the rescale.
+    2. It moves axes: the rescale is moved alike.
+    3. It copies the share, multiplies it by values of the steps, or hides steps: the rescale stays.
     4. Else it is refused.
 
     Raises:
@@ -229,7 +229,7 @@ def _outputs_of_share(mender: StreamingMender, node: NodeProto, share: str) -> N
 
 
 def _moved(mender: StreamingMender, node: NodeProto, name: str, value: DataTensor) -> DataTensor:
-    """The output of a node that moves elements, for another tensor in the place of its input of this name."""
+    """Writes a node once more, with another tensor in the place of its input `name`; returns the output."""
     copied = _with_inputs(mender, node, {name: value}, [mender.writer.name(f"{node.output[0]}_moved")])
     copied.name = mender.writer.name(f"{node.name}_moved")
     (result,) = apply(mender, copied)

@@ -37,7 +37,7 @@ from lengthwise_export.errors import VerificationError
 from lengthwise_export.onnx_graphs.carried_states import NEXT
 
 SEQUENCES: Final = 200
-_LONGEST: Final = 40  # steps of a sequence beyond the shortest: of a longer one, all but what `reach` is for was done
+_LONGEST: Final = 40  # steps of a sequence beyond the shortest; longer ones are needed only if states reach back
 _LONG_SEQUENCES: Final = 24  # further sequences, where states reach back
 _ROWS: Final = 24  # streams that run together
 _MOVES: Final = ("Transpose", "Unsqueeze", "Squeeze", "Cast", "Identity")  # give a state the form of a tensor
@@ -71,7 +71,7 @@ def cuts(length: int, random: np.random.Generator, shortest: int = 1) -> list[in
     Args:
         length: The number of its steps.
         random: Draws the form: single steps, chunks of random sizes with empty ones between, or one chunk.
-        shortest: The number of steps in the first chunk at least.
+        shortest: The first chunk has at least so many steps.
     """
     form = random.integers(4)
     first = min(shortest, length)
@@ -86,8 +86,8 @@ def cuts(length: int, random: np.random.Generator, shortest: int = 1) -> list[in
 def reach(graph: ModelProto) -> int:
     """How many steps back the answer of a streaming graph depends on single steps, which its states hold.
 
-    A node that joins a state in front of steps adds as many as the state has; along a path through the graph they add
-    up. The last steps of a graph that looks ahead are such a state.
+    A node that joins a state in front of steps adds the number of steps in the state; along a path through the graph
+    these numbers add up. In a graph that looks ahead, the last steps are a state of this kind.
     """
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     shapes = {value.name: value.type.tensor_type.shape.dim for value in [*inferred.input, *inferred.value_info]}
@@ -184,7 +184,7 @@ def _lengths_and_ends(manifest: Manifest, back: int, random: np.random.Generator
 
 
 def _notify_of_bound(manifest: Manifest, longest: int, back: int, notify: Callable[[str], object]) -> None:
-    """Says so if even the longest sequence is hardly longer than the states reach back."""
+    """Calls `notify` if even the longest sequence is hardly longer than the states reach back."""
     if longest < manifest.min_length + back + min(back, _LONGEST):
         wanted = manifest.min_length + _LONGEST + 2 * back
         notify(
@@ -240,7 +240,7 @@ def _by_row(outputs: Outputs, batch: PaddedBatch, manifest: Manifest) -> list[_A
 
 
 def _last(whole: NDArray[np.float32], answer: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of the answer to a whole sequence, what is the answer to its last chunk: of what each step has the last steps."""
+    """The part of an answer to a whole sequence that its last chunk gets: the last steps, if each has an answer."""
     return whole[len(whole) - len(answer) :]
 
 

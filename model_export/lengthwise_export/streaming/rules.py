@@ -1,6 +1,6 @@
 """The rules of streaming: one for each operator that mixes steps; all others are those of mending.
 
-A rule first does to the own steps what mending does to a row, and then adds what the state has of the earlier ones.
+A rule first does to the own steps what mending does to a row, and then adds what the state has of earlier steps.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MIXING: Final = frozenset(
     | {"ReduceSum", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"}
     | {"GlobalAveragePool", "GlobalMaxPool", "Loop", "Scan"}
 )
-"""The operators whose rules carry what steps give together; a Loop may become a recurrent layer."""
+"""The operators whose rules carry a result of several steps; a Loop or Scan may become a recurrent layer."""
 
 _LOOKS_AHEAD: Final = "looks ahead without bound"
 
@@ -84,9 +84,9 @@ _refuse_over_time("Trilu", reason=f"compares each step with every other, so it {
 
 @_streaming("LSTM", "GRU", "RNN", requires=RULES["LSTM"].requires)
 def _recurrent(mender: StreamingMender, value: DataTensor) -> NodeOutputs:
-    """Streams a recurrent layer: its last states are states, and what it begins with.
+    """Streams a recurrent layer: its last states are carried, and it begins with them in the next chunk.
 
-    onnxruntime gives zeros as the last states of a row without steps, so such a row keeps what it has.
+    onnxruntime gives zeros as the last states of a row without steps, so such a row keeps the states that it has.
     """
     (time,), rows, _ = value.groups
     if not time.is_time:
@@ -119,7 +119,8 @@ def _recurrent(mender: StreamingMender, value: DataTensor) -> NodeOutputs:
 
 # -- sums, means, extremes --------------------------------------------------------------------------------------------
 
-# By the reduction: the operator for the own steps, that which adds the earlier ones, and what no steps give
+# By the reduction: the operator that reduces the own steps, that which combines this with the earlier steps, and the
+# result of no steps
 _FOLDS: Final[dict[str, tuple[str, str, float]]] = {
     "ReduceSum": ("ReduceSum", "Add", 0),
     "ReduceMean": ("ReduceSum", "Add", 0),
@@ -150,7 +151,7 @@ def _global_pool(mender: StreamingMender, value: DataTensor) -> Value:
 
 
 def reduced(mender: StreamingMender, value: DataTensor, kind: str, axes: Sequence[int], *, keep: bool) -> Value:
-    """The tensor reduced over axes of the whole graph.
+    """Reduces a tensor over axes of the whole graph.
 
     1. None of them is of time: as in mending.
     2. Over time: the own steps are reduced, and combined with a state. A sum is carried in float64: of millions of
@@ -206,7 +207,7 @@ def _einsum(mender: StreamingMender, inputs: list[Value]) -> Value:
 
 
 def _by_letters(mender: StreamingMender, value: DataTensor, term: str, letters: str) -> DataTensor:
-    """A tensor with an axis for each letter of `term`, with those of `letters`: of size 1 where it has none."""
+    """Turns a tensor whose axes are the letters of `term` to those of `letters`; axes that it lacks have size 1."""
     value = mender.squeezed(value, [axis for axis, letter in enumerate(term) if letter not in letters])
     kept = [letter for letter in term if letter in letters]
     value = mender.transposed(value, [kept.index(letter) for letter in letters if letter in kept])
@@ -232,12 +233,12 @@ def _cumulative_sum(mender: StreamingMender, value: DataTensor) -> Value:
 
 @_streaming("Softmax", takes=along(-1))
 def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
-    """Streams a softmax over the steps, as attention weights are: the weights of the chunk's steps among these.
+    """Streams a softmax over the steps, such as attention weights: its output has the weights within the chunk alone.
 
     The logarithm of the sum of exponentials (L) is carried, which stays finite. Among all steps so far, the weights of
     the chunk are smaller by the factor `exp(L of the chunk - L of all)`, and those of earlier steps by
-    `exp(L before - L of all)`: the rescales. What sums weights multiplies its sums by these, and an answer with weights
-    is multiplied itself.
+    `exp(L before - L of all)`: the rescales. A node that sums weights multiplies its sums by the rescales; weights that
+    are an answer are multiplied themselves.
     """
     weights = cast("DataTensor", RULES["Softmax"].writes(mender, value, axis))
     if not mender.times_along(value, [axis]):
@@ -262,7 +263,7 @@ def _softmax(mender: StreamingMender, value: DataTensor, axis: int) -> Value:
 
 
 def with_earlier(mender: StreamingMender, value: DataTensor, axis: int, count: int, fill: float) -> DataTensor:
-    """A tensor with as many elements in front of its axis of time: those of earlier chunks, at first `fill`."""
+    """Puts `count` elements of earlier chunks in front of an axis of time: a state, which begins as `fill`."""
     if not count:
         return value
     dim, size = mender.only_dim(value, axis)
@@ -270,7 +271,7 @@ def with_earlier(mender: StreamingMender, value: DataTensor, axis: int, count: i
     carried = mender.carried(like, value.dtype, fill)
     joined = mender.emit("Concat", [carried.value.name, value.name], axis=dim)
     result = value.with_name(joined, groups=value.groups_with(axis, Size(size.table + count)), zero_padded=False)
-    # The last of them, which is where the row's committed steps end
+    # The next state: the last `count` elements up to the end of the row's committed steps
     own = mender.writer.unsqueezed(mender.states.committed, [1])
     index = mender.emit("Add", [own, mender.writer.constant(np.arange(count)[None])])
     last = Mender.take_per_row(mender, result, axis, index, mender.fixed_size(count), clip=False)
@@ -293,7 +294,7 @@ def _conv(mender: StreamingMender, value: DataTensor) -> Value:
     mender.moved[mender.node.output[0]] = window.kernel - 1 - window.before
     windows[times[0] - 2] = replace(window, before=0)
     pads = [part.before for part in windows] + [part.after for part in windows]
-    inner = mender.with_node(0, value)
+    inner = mender.with_input(0, value)
     kept = [attribute for attribute in inner.node.attribute if attribute.name not in ("pads", "auto_pad")]
     refill(inner.node.attribute, [*kept, helper.make_attribute("pads", pads)])
     return cast("Value", RULES["Conv"].writes(inner, value))
@@ -317,14 +318,17 @@ def _pad(mender: StreamingMender, value: DataTensor) -> Value:
     value = with_earlier(mender, value, times[0], max(before, 0), fill)
     rest = amounts.copy()
     rest[index] = min(before, 0)
-    inner = mender.with_node(0, value)
+    inner = mender.with_input(0, value)
     inner.node.input[1] = mender.emit_constant(rest).name
     return cast("Value", RULES["Pad"].writes(inner, value))
 
 
 @_streaming("Slice")
 def _slice(mender: StreamingMender, value: DataTensor) -> Value:
-    """Streams a cut: one from a fixed first step on moves the steps; others are picked by their position."""
+    """Streams a cut. From a fixed first step on, it moves the steps; a few steps at another place are picked.
+
+    A cut that keeps a fixed number of steps, at a place that depends on the length, is that of mending: `take_per_row`.
+    """
     result = cast("DataTensor", RULES["Slice"].writes(mender, value))
     starts = mender.sizes_input(1, "its starts are").elements()
     axes = mender.axes_of_node(value.rank, 3) or [*range(len(starts))]
@@ -362,7 +366,7 @@ def _concat(mender: StreamingMender, inputs: list[Value]) -> Value:
 
 @_streaming("Range", takes=values, requires=RULES["Range"].requires)
 def _range(mender: StreamingMender, bounds: list[KnownTensor]) -> Value:
-    """Streams positions: those of the chunk, and beside them those in the whole sequence."""
+    """Streams positions: the output has those in the chunk, and `totals` those in the whole sequence."""
     own = cast("DataTensor", RULES["Range"].writes(mender, bounds))
     if own.groups[0][0].is_time:
         seen = mender.per_row(mender.states.steps_before, own.dtype)
@@ -372,7 +376,7 @@ def _range(mender: StreamingMender, bounds: list[KnownTensor]) -> Value:
 
 @_streaming("Gather", "GatherND", "GatherElements")
 def _pick(mender: StreamingMender, value: DataTensor) -> Value:
-    """Streams a pick by an index, the second input: what is of this chunk is picked, else the state has it.
+    """Streams a pick by an index, the second input: a step of this chunk is picked, an earlier one is in the state.
 
     1. Not along the time: as in mending.
     2. The position follows from the total (`x[:, -1]`): as in mending, which picks by `take_per_row`.
@@ -398,7 +402,7 @@ def _pick(mender: StreamingMender, value: DataTensor) -> Value:
 
 
 def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
-    """The fourth case of `_pick`."""
+    """Case 4 of `_pick`: picks by positions that are data."""
     kind, columns = mender.node.op_type, index.index_columns
     position = mender.as_data(columns[1] if columns else index)
     mender.refuse_if(
@@ -409,7 +413,7 @@ def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
     zero = mender.writer.scalar(0, own.dtype)
     is_own = own.with_name(mender.emit("GreaterOrEqual", [own.name, zero]), dtype=BOOL)
     inside = own.with_name(mender.emit("Max", [own.name, zero]))
-    inner = mender.with_node(1, replace(index, index_columns=(columns[0], inside)) if columns else inside)
+    inner = mender.with_input(1, replace(index, index_columns=(columns[0], inside)) if columns else inside)
     picked = cast("DataTensor", RULES[kind].writes(inner, *RULES[kind].takes(inner)))
     if kind == "GatherND" and not columns:
         is_own = mender.squeezed(is_own, [-1])
@@ -419,9 +423,9 @@ def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
 
 
 def _picked_step(mender: StreamingMender, value: DataTensor, axis: int, index: KnownTensor) -> Value:
-    """Steps at constant positions of a tensor with an axis of time; negative ones are counted from the end of it all.
+    """Case 3 of `_pick`: picks steps at constant positions; negative ones count from the end of the whole sequence.
 
-    Shorter sequences than have all these steps are refused.
+    Lengths at which a sequence does not have all these steps are left out.
     """
     numbers = index.constant
     if numbers is None or numbers.ndim > 1:

@@ -141,7 +141,7 @@ def _followed(mender: StreamingMender, model: ModelProto, names: GraphNames, *, 
 
 
 def _look_back(mender: StreamingMender, manifest: Manifest, lengths_name: str) -> str:
-    """Puts a window in the place of the chunk, for a graph that looks ahead: the last steps of those before, and it.
+    """Puts a window in the place of the chunk, for a graph that looks ahead: the last earlier steps, then the chunk.
 
     Returns:
         The name of `[rows, width]` int64: where the steps of the chunk are in the window.
@@ -190,7 +190,7 @@ def _shifted(mender: StreamingMender, count: str, start: str) -> str:
 
 
 def _mask_of_window(mender: StreamingMender, names: GraphNames, time: Size) -> DataTensor:
-    """The mask that a graph takes, for a window."""
+    """Writes the mask of a window, in the form in which the graph takes a mask."""
     mask = mender.values[names.mask or ""]
     assert isinstance(mask, DataTensor)
     name = mender.writer.mask(time)
@@ -200,7 +200,7 @@ def _mask_of_window(mender: StreamingMender, names: GraphNames, time: Size) -> D
 
 
 def _of_chunk(mender: StreamingMender, name: str, of_chunk: str) -> DataTensor:
-    """An answer with the steps of the chunk, of those of the window; one without an axis of time as it is."""
+    """Cuts an answer from the steps of the window to those of the chunk; without an axis of time, it stays."""
     answer = mender.values[name]
     assert isinstance(answer, DataTensor)
     times = [axis for axis, group in enumerate(answer.groups) if group[0].is_time]
@@ -210,7 +210,7 @@ def _of_chunk(mender: StreamingMender, name: str, of_chunk: str) -> DataTensor:
 
 
 def _among_all(mender: StreamingMender, name: str) -> DataTensor:
-    """An answer that is a share, among all steps so far in the place of those of the chunk."""
+    """Rescales an answer that is a share among the steps of the chunk to one among all steps so far."""
     answer, (_, *of_own_steps) = mender.values[name], mender.rescales[name]
     for factor in of_own_steps:
         as_answer = factor.with_name(mender.writer.cast(factor.name, answer.dtype), dtype=answer.dtype)
@@ -220,7 +220,7 @@ def _among_all(mender: StreamingMender, name: str) -> DataTensor:
 
 
 def _clipped(mender: StreamingMender, model: ModelProto, name: str) -> onnx.ValueInfoProto:
-    """Gives the output with the number of clipped values its name, and takes it from the graph's outputs."""
+    """Gives the number of clipped values its name; takes it out of the graph's outputs, and returns its declaration."""
     declared = next(value for value in model.graph.output if value.name == name)
     model.graph.output.remove(declared)
     value = mender.values[name]
@@ -269,6 +269,3 @@ def _drop_unused_states(model: ModelProto, answers: Sequence[str]) -> set[str]:
     )
     keep_needed(model.graph)
     return kept
-
-
-# -- one node ---------------------------------------------------------------------------------------------------------
