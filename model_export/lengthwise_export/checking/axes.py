@@ -69,7 +69,7 @@ def chunks_between(tensors: Sequence[Sequence[Sequence[int]]], batches: Sequence
         tensors: For each tensor, its shapes in the batches.
         batches: The batches.
     """
-    # For each axis, its size in every batch. One of the same size in all is neither.
+    # For each axis, its size in every batch. An axis of the same size in all batches is neither of the two.
     axes = {sizes for shapes in tensors for sizes in zip(*shapes, strict=True) if len(set(sizes)) > 1 and min(sizes)}
     for padded_sizes, chunk_counts in itertools.product(axes, axes):
         size = padded_sizes[0] // chunk_counts[0]
@@ -91,7 +91,7 @@ def _without_chunks(
 ) -> tuple[Array, Array, _Shape | None]:
     """Returns both tensors and the larger shape with the axes `[chunks, steps of a chunk]` merged into one of steps.
 
-    They are returned unchanged if no two neighbouring axes are such.
+    They are returned unchanged if no two neighbouring axes are chunks and their steps.
     """
     for axis in range(before.ndim - 1):
         size = before.shape[axis + 1]
@@ -159,10 +159,10 @@ class _Steps:
         return slice(start, start + max(length + min(self.shift, 0), 0))
 
 
-# What an axis, or a part of a merged one, holds: rows, steps, or neither, of which the number is the size
+# What an axis, or a part of a merged one, holds: rows, or steps, or neither; then the part is a number, its size
 _AxisPart = Literal["rows"] | int | _Steps
 _AxisReading = tuple[_AxisPart, ...]
-# An axis that may hold one of these and has exactly its size, is read as it
+# An axis that has exactly the size of one of these parts is read as this part
 _EXACT: Final[_AxisReading] = ("rows", _Steps(), _Steps(to_longest=True))
 _EXACT_OF_PACKED: Final[_AxisReading] = (*_EXACT, _Steps(is_packed_row=True))
 

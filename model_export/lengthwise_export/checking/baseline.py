@@ -223,7 +223,7 @@ class Steadiness:
         sequences = [sampler.sequence(longest) for _ in range(2)]
         batch, batch_of_one = pad(sequences, multiple=1), pad(sequences[:1], multiple=1)
         self._restart()
-        # Both batches, each with its first answer; and the one of them that is being asked at the moment
+        # The batch that is being asked for at the moment, and both batches; each with its first answer
         self._baseline = Baseline(sequences, batch, subject.answer(batch))
         self._baselines = [self._baseline]
         with suppress(RunError):  # a model that raises for one row alone is asked for two rows only
@@ -233,7 +233,7 @@ class Steadiness:
         """Makes sure that the answers stay the same: after each of the other batches, and after all of them in a row.
 
         Raises:
-            UncheckableError: They differ; the message says what makes the model answer otherwise.
+            UncheckableError: They differ; the message says why.
         """  # noqa: DOC502 - what it calls raises it
         for batch in self._other_batches:
             _run(self._subject, [batch])
@@ -246,7 +246,7 @@ class Steadiness:
         """Asks for the answers, and makes sure that they are the first ones.
 
         Raises:
-            UncheckableError: They differ, or the model raises now; the message says what makes it answer otherwise.
+            UncheckableError: They differ, or the model raises now; the message says why.
         """
         for baseline in self._baselines:
             self._baseline = baseline
@@ -284,9 +284,10 @@ class Steadiness:
         )
 
     def _is_random(self) -> bool:
-        """Whether the answers depend on torch's seed, or differ where calls before cannot be the reason.
+        """Whether the answers depend on torch's seed, or differ for another reason than the calls before.
 
-        They cannot, if an answer differs from the one before it, and from one in the restored state as well.
+        The calls before are no reason if an answer in the restored state differs from the next one, and also from
+        another one in the restored state.
         """
         import torch  # a model with a state is a torch module
 

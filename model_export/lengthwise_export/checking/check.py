@@ -69,13 +69,13 @@ def check_subject(
         min_length: The shortest sequence that the model is known to accept, in steps.
         tolerance: The allowed difference of an answer, beyond rounding.
         seed: The seed of the random sequences.
-        missing: Whether values of them are missing (NaN): the model is known to replace these itself.
+        missing: Whether some values of the sequences are missing (NaN); only for a model that is known to replace them.
         progress: Called with the name of each part of the check before it runs; None for nobody.
     """
     tell = progress or (lambda _: None)
 
     def check_from(length: int) -> _Check:
-        """A check of sequences of at least so many steps."""
+        """A check of sequences of at least `length` steps."""
         sampler = Sampler(subject.steps, seed, missing=missing)
         longest = min(max_length, subject.steps.most_steps or max_length)
         return _Check(subject, length, longest, ROUNDING + tolerance, sampler, tell, Conditioning(subject))
@@ -175,7 +175,7 @@ class _Check:
         return [failed for failed in self.failed if failed.trial.change != "poison"]
 
     def _run_trials(self, baseline: Baseline, ids: Sequence[ComparedId], accepted: limits.WidthLimits) -> None:
-        """Runs all trials of the baseline; if an answer of it is not finite, only those rows by themselves.
+        """Runs all trials of the baseline; if some of its answers are not finite, only the rows with these, each alone.
 
         `ids` are those with which the model compares its steps.
 
@@ -224,7 +224,7 @@ class _Check:
     ) -> tuple[Verdict, str, list[Leak]]:
         """Runs what may show a leak where no trial does; returns the verdict, the reason and these leaks.
 
-        1. A mask whose finite number padding gets past: a warning.
+        1. A mask that hides padding with a finite number, which large values get past: a warning.
         2. Steps that are not read: a note.
         3. Valid steps that are taken for padding by their id, which is one of `ids`: a leak.
         """
@@ -314,7 +314,7 @@ class _Check:
 
         Args:
             baseline: The sequences and their first answers.
-            fewest_lengths: At least so many different lengths must have run.
+            fewest_lengths: The least number of different lengths that must have run.
 
         Raises:
             UncheckableError: Too few sizes could be run, or the answers do not depend on the sequences.
@@ -424,7 +424,7 @@ class _Check:
             self._try(baseline, trial)
 
     def _try_unbatched(self, sizes: BatchSizes, too_short: Mapping[int, RunError]) -> None:
-        """Runs sequences of many lengths unbatched, and compares with all of them in one batch.
+        """Runs sequences of many lengths unbatched, and compares the answers with those to all of them in one batch.
 
         `too_short` has the lengths at which the model is known to raise unbatched, for the report.
 
@@ -432,7 +432,7 @@ class _Check:
             UncheckableError: The model raises for every batch of one row, or answers to finite sequences are not
                 finite.
         """
-        # 1. All in one batch, then each alone. What is not finite in the batch only, is a leak.
+        # 1. All in one batch, then each alone. An answer that is finite alone, and not in the batch, is a leak.
         sequences, kinds = trials.unbatched_sequences(
             self.sampler, sizes, limits.MAX_UNBATCHED, is_packed=self.subject.layout.packed is not None
         )
@@ -510,11 +510,12 @@ class _Check:
         Args:
             baseline: The sequences and their first answers.
             trial: The batch with some of these sequences.
-            may_raise: Whether it is no failure if the model raises.
+            may_raise: Whether the model may raise without failing the trial.
 
         Returns:
-            The error, if the model raised; else None. It may raise if `may_raise` says so; or as a leak, because of the
-            padding or of another row.
+            The error, if the model raised and the check can go on; else None. It goes on in three cases: the model may
+            raise; it raises for one of the other rows alone, too; or the padding or another row is the reason, which is
+            a leak.
 
         Raises:
             UncheckableError: The model raises for another reason.

@@ -32,9 +32,9 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 _MORE_ROWS, _LONGER = 2, 3  # Rows, and steps of each sequence, that the larger batch has more than the baseline
 _WIDER: Final = (41, 7)  # Steps by which it is wider: more than the chunks of most models; else what fits small tables
 
-_FILLS: Final = ("masked_fill", "masked_fill_", "where", "Where")  # What they fill with is infinite on purpose
+_FILLS: Final = ("masked_fill", "masked_fill_", "where", "Where")  # They may fill with infinity on purpose
 _SLICES: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})  # Kinds that take a part of their input
-_AMPLIFIED: Final = 100  # So many times smaller than the tolerance may the difference in a weight be that changes a sum
+_AMPLIFIED: Final = 100  # A weight that differs by this many times less than the tolerance may change a sum
 _MAX_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
 TensorShape = tuple[int, ...]
@@ -43,7 +43,7 @@ TensorShape = tuple[int, ...]
 def recorded(subject: Subject, batch: PaddedBatch) -> Recording:
     """Records a run of a batch. In other layouts than right padding, the calls of a loop are joined to one operation.
 
-    There a turn of a loop over the steps is not the same step of every row.
+    In those layouts, a turn of a loop over the steps is not the same step of every row.
 
     Raises:
         RunError: The model raises.
@@ -420,7 +420,7 @@ class ComparedRuns:
 
 
 def _earlier(run: Recording, operation: Operation) -> Sequence[Operation]:
-    """The operations of a run before one; none, if the run lacks it."""
+    """The operations of a run before `operation`; empty if the run lacks that."""
     end = next((index for index, other in enumerate(run.operations) if other is operation), 0)
     return run.operations[:end]
 
@@ -436,9 +436,9 @@ def _paddings(operations: Sequence[Operation], batch: Geometry) -> dict[int, Arr
 
 
 def _upstream(earlier: Sequence[Operation], operation: Operation) -> Iterator[tuple[Operation, set[int]]]:
-    """Yields those of the earlier operations that the inputs of one are made of, the last first.
+    """Yields the earlier operations that compute the inputs of `operation`, the last first.
 
-    Each comes with the keys of those of its outputs that are used.
+    Each comes with the keys of those of its outputs that are used for them.
     """
     needed_keys = set(operation.input_keys)
     for other in reversed(earlier):

@@ -26,7 +26,7 @@ from lengthwise_export.layouts import PaddedBatch, Steps, pad
 _SMALLEST_FILL: Final = 64.0  # the trials show smaller fills
 _LARGEST_FILL: Final = 2.0**24  # no values that a model can compute with get past a larger fill
 _RAW_KIND: Final = "values around 1,000"
-_SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # what such values are multiplied by, in turn
+_SCALES: Final = (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)  # what the values of this kind are multiplied by, in turn
 _FILL_ROWS: Final = 16
 _MIN_DIFFERENCE: Final = (
     0.01  # Weights and maxima change by more if padding takes part, and by less if they are rounded
@@ -133,9 +133,9 @@ def _leak_at_mask(mask: Operation, number: float, operation: Operation, differen
     Args:
         mask: The operation that fills.
         number: The number that it fills with.
-        operation: The one in which padding takes part.
-        difference: By how much its output differs.
-        trial: The name of what shows it.
+        operation: The operation in which padding takes part.
+        difference: By how much the output of that operation differs.
+        trial: The name of the trial that shows it.
     """
     message_words = {
         "number": f"{number:g}",

@@ -30,7 +30,7 @@ from lengthwise_export.tracing.source_lines import CodeLocation
 
 _OF_ROWS: Final = ("neighbours", "order")  # Changes of other rows that leave all padding as it is
 _NAN_TIMES_ZERO: Final = "LW801"  # NaN that a product with a mask does not remove
-_HIDDEN: Final = 10  # So many times smaller than the tolerance may a difference be of a leak that is known already
+_HIDDEN: Final = 10  # A known leak explains others if its difference is above the tolerance divided by this
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ class _LeakSearch:
     def search(self, change: Change, failed: Sequence[FailedTrial]) -> None:
         """Adds the leak that trials with one kind of change show; none if a leak that is known explains them.
 
-        The first of these failed trials that runs again is used.
+        Of the failed trials, the first for which the model does not raise again is used.
         """
         if self.located and change in self.covered_changes:
             return
@@ -211,10 +211,10 @@ class _LeakSearch:
         return relative_difference(before[:steps], after[:steps])
 
     def _is_explained(self, operation: Operation, runs: ComparedRuns) -> bool:
-        """Whether leaks that are located explain that an operation, the first one, differs: one of them does as well.
+        """Whether a located leak explains that `operation`, the first one that differs, does: it differs, too.
 
-        One that comes behind it does not if it takes other rows, or if the operation gives the positions in rows that
-        are padded in front: these are the same for all rows; a flip moves sequences.
+        A leak that comes after the operation explains nothing in two cases: it takes other rows; or the operation gives
+        positions in rows that are padded in front, which are the same for all rows, while a flip moves sequences.
         """
         layout, rows = runs.pairing.before.layout, runs.pairing.before.rows
         is_position = not (layout.is_right_padded or layout.packed) and all(

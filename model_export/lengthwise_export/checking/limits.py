@@ -52,10 +52,10 @@ def runs(subject: Subject, batch: PaddedBatch) -> bool:
 def why_it_raises(subject: Subject, sequences: Sequence[Steps], width: int, error: RunError) -> str:
     """The reason why the model raises `error` for the baseline batch, as a sentence with what to change.
 
-    An answer of which nothing can be judged is none of an error of the model. Causes of one are tried in this order:
-    earlier calls have changed the model; the batch is wider than its longest sequence;
-    the number of rows is frozen; lengths differ; the width is frozen, or must be a multiple of some number; the kernel
-    of a convolution is wider. If none applies, the sentence has only the error and the widths at which the model runs.
+    If the model did not raise, but its answer cannot be judged, that is the reason. Else these causes are tried, in
+    this order: earlier calls have changed the model; the batch is wider than its longest sequence; the number of rows
+    is frozen; lengths differ; the width is frozen, or must be a multiple of some number; the kernel of a convolution
+    is wider. If none applies, the sentence has only the error and the widths at which the model runs.
     """
     if error.of_answer is not None:
         return error.of_answer
@@ -138,7 +138,7 @@ def why_of_one_width(subject: Subject, *, beyond: int = 0) -> str | None:
 
 
 def _is_one_size(sizes: Sequence[int]) -> bool:
-    """Whether only one size runs. A size of 1 does not count beside it: one step broadcasts to a table of all steps."""
+    """Whether the model runs at one size only, or at that and 1: one step broadcasts to a table of all steps."""
     return len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == 1)
 
 
@@ -340,13 +340,14 @@ def _difference_of_left_padded(
 def answers_padding_last(subject: Subject) -> bool:
     """Whether a model of packed rows that answers segment 0, the padding, too, answers it behind the sequences.
 
-    Both readings are tried. That one is right by which more answers are those to a sequence alone, or else by which
-    they differ less: in a model that leaks, few may be equal, or none. False if the model raises at all widths.
+    Both readings are tried. The right one is that by which more answers equal those to a sequence alone. If these are
+    as many by both, it is the one by which answers differ less: in a model that leaks, few may be equal, or none. False
+    if the model raises at all widths.
     """
     sampler, first = Sampler(subject.steps, seed=0), replace(subject.layout, is_padding_answered_last=False)
 
     def likeness(layout: StepLayout) -> tuple[int, float]:
-        """By a reading, the number of answers that are those to a sequence alone, and minus the sum of differences."""
+        """For a reading: how many answers equal those to a sequence alone, and minus the sum of all differences."""
         reading = subject.with_layout(layout)
         alone = [reading.answer(pad([steps], multiple=1)).logits[0] for steps in sequences]
         differences = [*map(relative_difference, alone, reading.answer(pad(sequences, width=width)).logits)]
@@ -364,7 +365,7 @@ def notes_of_alternatives(
 ) -> Iterator[str]:
     """Yields a note for each other way to call the model, such as time-first, in which it is sound.
 
-    The failed trials of the baseline run again in this way. No answer may change with them, and the answers to ordinary
+    The failed trials of the baseline run again in this way. No answer may change in them, and the answers to ordinary
     sequences must change with their last steps: otherwise the model does not read the sequences in this way.
 
     Raises:

@@ -46,8 +46,8 @@ class Operation:
     input_keys: frozenset[int] = frozenset()
     output_keys: frozenset[int] = frozenset()  # The keys of those outputs that the answer depends on
     input_views: frozenset[tuple[int, ...]] = frozenset()  # The views of its inputs; empty if keys tell them apart
-    output_views: frozenset[tuple[int, ...]] = frozenset()  # Those of its outputs
-    # These outputs as pairs of a key and a value; empty if they are not to be compared
+    output_views: frozenset[tuple[int, ...]] = frozenset()  # The views of its outputs
+    # The outputs of `output_keys`, as pairs of a key and a value; empty if they are not to be compared
     outputs: tuple[tuple[int, NDArray[Any]], ...] = ()
     # Returns the cause of a leak here, if the model knows more than the table of rules
     cause_of: Callable[[Change], Cause] | None = None
@@ -181,7 +181,7 @@ class Subject(Protocol):
         """
 
     def answers_of_rounded_weights(self, batch: PaddedBatch) -> Iterator[ModelOutput]:
-        """Yields answers of the model with weights a few ulps larger or smaller: so much may rounding change an answer.
+        """Yields answers with weights a few ulps larger or smaller: they show how much rounding may change an answer.
 
         Yields none for a model that runs in float64, which tells more.
         """
@@ -229,7 +229,7 @@ def with_joined_loops(recording: Recording, batch: Geometry) -> Recording:
 
 
 def _as_one(calls: Sequence[Operation], batch: Geometry) -> Operation | None:
-    """The calls of all turns joined to one operation.
+    """Joins the calls of all turns of a loop to one operation.
 
     None if the number of calls is not that of the steps or the sequences, or their outputs cannot be stacked.
     """

@@ -16,7 +16,7 @@ from lengthwise_export.checking.rule import rules
 from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.layouts import pad
 
-_NUMBERS: Final = (0.0, 1.0, 1000.0, -1000.0)  # that a state begins with, 0 for its own: an extreme moves by some only
+_NUMBERS: Final = (0.0, 1.0, 1000.0, -1000.0)  # that a state begins with; 0: its own. An extreme does not move with all
 
 
 @dataclass(frozen=True)

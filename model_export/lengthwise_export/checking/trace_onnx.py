@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-_ROUNDINGS: Final = 3  # times that weights are rounded otherwise, to see how much that changes an answer
+_ROUNDINGS: Final = 3  # runs with weights that are rounded in another way, to see how much that changes an answer
 
 
 class OnnxSubject:

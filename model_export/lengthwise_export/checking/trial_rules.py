@@ -98,7 +98,7 @@ class TrialRules:
             ),
             None,
         )
-        if trial_of_leak is None or leak.code == "LW805":  # which needs no padding, but a missing value
+        if trial_of_leak is None or leak.code == "LW805":  # a rule about missing values, not about padding
             return None
         if self._needs_equal_lengths():
             return rules()["LW104"].cause(fix=leak.cause.fix)
@@ -220,14 +220,15 @@ class TrialRules:
         return any(differences_by_padding) and all(difference == 0.0 for difference in differences_by_steps)
 
     def _is_scale(self, leak: Leak, base: PaddedBatch) -> bool:
-        """Whether the output of a leak is a scale: something is divided by it, and rounded.
+        """Whether the output of a leak's operator is a scale: something is divided by it, and rounded.
 
-        So activations are quantised with a number of the whole batch, such as their largest value. Where it is a Python
-        number, the leak begins at the division itself. A largest value of each row is a scale only if that divides what
-        it is the largest of. The next `_MAX_BETWEEN` operations that depend on the output are looked at.
+        This is how activations are quantised with a number of the whole batch, such as their largest value. If the
+        number is a Python number, the leak begins at the division itself. The largest value of each row is a scale only
+        if it divides the tensor that it is taken from. The next `_MAX_BETWEEN` operations that depend on the output are
+        looked at.
         """
         operations = iter(self.subject.record(base).operations)
-        # This uses up the iterator to the leak, the loop goes on.
+        # This uses up the iterator up to the leak; the loop below goes on from there.
         identity = (leak.operator, leak.kind, leak.location)
         leaking = next((operation for operation in operations if operation.identity == identity), None)
         is_scaled = _SCALED.fullmatch(leak.kind) is not None
@@ -381,8 +382,8 @@ def dropped_id(subject: Subject, baseline: Baseline, ids: Sequence[ComparedId], 
     """The leak of a model that takes valid steps with one of `ids` for padding, whatever the lengths say; None if none.
 
     It is found with one sequence that does not have the id: its answer does not change if a step with that id is
-    appended, and changes if a step with another id is. Of a model whose answers hardly depend on the last step, such as
-    one with small random weights, the one difference is no more than a few times the other, and it says nothing.
+    appended, and changes if a step with another id is. If the second change is less than `_SMALL` times the first, it
+    says nothing: in a model with small random weights, for example, answers hardly depend on the last step.
     """
     for compared in ids:
         number, vocabulary = compared.number, subject.steps.vocabulary or 1

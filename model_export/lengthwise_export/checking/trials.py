@@ -126,7 +126,7 @@ Change = Literal["padding", "neighbours", "width", "order", "lengths", "block", 
 
 A difference that only `poison` and `scale` show is a warning."""
 
-CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape locate a leak best, so come first
+CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape come first: they locate a leak best
 
 JUNK_SCALES: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
 
@@ -357,9 +357,9 @@ def unbatched_sequences(
 ) -> tuple[list[Steps], list[str | None]]:
     """The sequences that run unbatched, and the kind of raw values of each; None for ordinary values.
 
-    Ordinary ones of all lengths, spread evenly if there are more than `most_lengths` (of a packed model, than rows of a
-    batch), the longest first. Then raw ones, with every second of these lengths from the shortest on; a packed model
-    gets none.
+    First come ordinary sequences of all lengths, the longest first. At most `most_lengths` lengths are taken (for a
+    packed model, at most the rows of a batch), spread evenly. Then come raw sequences, with every second of these
+    lengths from the shortest on; a packed model gets none.
     """
     count = min(sizes.width - sizes.shortest + 1, sizes.rows if is_packed else most_lengths)
     lengths = np.unique(np.linspace(sizes.shortest, sizes.width, count).round().astype(int))
@@ -448,8 +448,8 @@ def rows_of_ids(
 ) -> Iterator[tuple[CheckTrial, list[Steps], PaddedBatch]]:
     """Yields trials of a row that has one of `ids` at every valid step, alone, and the padded batch it was in before.
 
-    A model whose mask hides this id has nothing left of such a row, and may read its padding then. The other sequence
-    of the batch is the first of `base`; the padding is random. Each comes as (trial, sequences, batch).
+    If a mask of the model hides this id, nothing is left of the row, and the model may read its padding. The other
+    sequence of the batch is the first of `base`; the padding is random. Yields (trial, sequences, batch).
     """
     first, second = (base.steps[row, : base.lengths[row]] for row in (0, 1))
     for number in ids:

@@ -49,7 +49,7 @@ def verdict_and_reason(
 
 @dataclass(slots=True)
 class PaddedLengths:
-    """The longest padded sequence whose answer moved, and the longest whose answer did not, in steps; 0 if none did."""
+    """The longest padded sequences whose answer moved, and whose answer did not, in steps; 0 if there is none."""
 
     moved: int = 0
     steady: int = 0
