@@ -62,8 +62,10 @@ class Sample:
     @property
     def nbytes(self) -> int:
         """The bytes of its arrays."""
-        size = sum([array.nbytes for array in (self.steps, *self.beside.values(), *self.others.values())])
-        return size if self.state is None else size + self.state.nbytes
+        size = self.steps.nbytes if self.state is None else self.steps.nbytes + self.state.nbytes
+        for array in (*self.beside.values(), *self.others.values()):  # a loop, as in `Call.memory_bytes`
+            size += array.nbytes
+        return size
 
     def copy(self) -> Sample:
         """A sample whose steps are no view of a larger array. What stands beside them never is one."""
@@ -98,11 +100,6 @@ def planned_length(row: RowInput) -> int:
 def with_steps(row: RowInput, steps: Steps) -> RowInput:
     """The row with other steps of its first sequence, and with what stands beside them."""
     return replace(row, steps=steps) if isinstance(row, Sample) else steps
-
-
-def with_beside(row: RowInput, beside: Mapping[str, NDArray[Any]]) -> Sample:
-    """The sequences of a row, with these values beside them."""
-    return Sample(steps_of(row), beside, row.others if isinstance(row, Sample) else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +168,10 @@ def pad(
         blank = sequences[0]
     if blank is None:
         return _rectangle(sequences, multiple, width, rows, filler_length)  # type: ignore[arg-type]  # no sample
-    batch = _rectangle(list(map(steps_of, sequences)), multiple, width, rows, filler_length, shortest=0)
+    bare = [one.steps if isinstance(one, Sample) else one for one in sequences]
+    batch = _rectangle(bare, multiple, width, rows, filler_length, shortest=0)
     given = [one if isinstance(one, Sample) else blank for one in sequences] + [blank] * batch.fillers
-    are_plain = not any([isinstance(one, Sample) for one in sequences])
-    if are_plain:
+    if are_plain := Sample not in map(type, sequences):
         beside = {name: np.repeat(value[None], len(given), axis=0) for name, value in blank.beside.items()}
     else:  # `np.array` takes a twentieth of the time of `np.stack`
         joined = _joined_states(given, blank)
@@ -196,14 +193,14 @@ def _joined_states(rows: Sequence[Sample], blank: Sample) -> dict[str, NDArray[A
     row has them in `beside` where another one has them as one value.
     """
     states = [row.state for row in rows]
-    dtype = next((state.dtype for state in states if state is not None), None)
-    if dtype is None:
+    dtypes = [state.dtype for state in states if state is not None]
+    if not dtypes:
         return {}
-    names, begin = dtype.names or (), np.zeros((), dtype)[()]
-    if None in states:
+    names, begin = dtypes[0].names or (), np.zeros((), dtypes[0])[()]
+    if len(dtypes) < len(rows):
         for name in names:
             begin[name] = blank.beside[name]
-    joined = np.frombuffer(b"".join([(begin if state is None else state).tobytes() for state in states]), dtype)
+    joined = np.frombuffer(b"".join([(begin if state is None else state).tobytes() for state in states]), dtypes[0])
     return {name: joined[name].copy() for name in names}
 
 

@@ -88,7 +88,6 @@ typedef struct {
     const char *end;          /* of the text that may be loaded */
     Sequence *sequences;
     Py_ssize_t sequence_count, sequence_room;
-    int is_plain;             /* whether no sequence is an object */
     int has_ids;              /* whether one has an id */
     int takes_states;         /* whether a state and an offset may stand beside a sequence */
     int has_more;             /* whether Python has to read a field of a sequence */
@@ -627,11 +626,10 @@ static const char *read_sequence(Reader *reader, const char *p, Sequence *sequen
     for (Py_ssize_t i = 0; i < OF_ITEM(reader); i++)
         sequence[i] = (Sequence){.first_told = reader->fault_count, .offset = -1};
     if (*p == '[') {
-        if (reader->input_count) return NULL;
-        reader->has_more |= reader->beside != 0; /* Python says that they are missing */
+        /* Python says that something is missing beside the steps */
+        if (reader->input_count || (reader->beside && !reader->in_detail)) return NULL;
         return read_steps(reader, p, sequence);
     }
-    reader->is_plain = 0;
     sequence->start = p;
     if (*p != '{') return reader->in_detail ? sequence->end = past_json(p, &reader->parts) : NULL;
     reader->parts++;
@@ -747,7 +745,9 @@ static PyObject *made(const Reader *reader, const char *body)
     const char *numbers = reader->features ? (const char *)reader->values : (const char *)reader->tokens;
     size_t size = reader->features ? sizeof(float) : sizeof(int64_t);
     PyObject *bytes = PyBytes_FromStringAndSize(numbers, reader->count * (Py_ssize_t)size);
-    if (reader->is_plain && reader->sequence_count == 1) return bytes;
+    const int has_fields = reader->has_ids || reader->has_more || reader->takes_states || reader->input_count;
+    if (reader->sequence_count == 1 && !(reader->sequences->start && has_fields))
+        return reader->beside ? Py_BuildValue("NN", bytes, numbers_beside(reader, 1)) : bytes;
     const Py_ssize_t of_item = OF_ITEM(reader), items = reader->sequence_count / of_item;
     PyObject *ends = PyList_New(reader->sequence_count);
     PyObject *ids = reader->has_ids ? PyList_New(items) : Py_NewRef(Py_None);
@@ -843,7 +843,8 @@ PyDoc_STRVAR(read_doc,
              "values: of all steps, as the bytes of float32 with NaN where one is missing, or of int64.\n"
              "ends: number of steps up to the end of each sequence.\n"
              "ids: of each its text, or bytes of a JSON string that has escapes, or None; None if none has one.\n\n"
-             "Of a single sequence that is an array, only the values.\n\n"
+             "Of a single sequence that is an array, only the values. Of one that is an object without id, where none may\n"
+             "have states, too; if it has `static`, then (values, the numbers of `static` as float32).\n\n"
              "beside: the length of the array `static` of an item, of numbers; 0 of an item without, and -1 where only Python\n"
              "can read it.\n"
              "takes_states: whether an item may have `state` and `offset`.\n"
@@ -901,7 +902,6 @@ static PyObject *read_body(PyObject *module, PyObject *args)
     reader.sequence_room = SMALL_SEQUENCES;
     reader.faults = NULL;
     reader.fault_count = reader.fault_room = 0;
-    reader.is_plain = 1;
     reader.is_out_of_memory = 0;
     void *numbers = begin(&reader, start, end);
     if (!numbers) return NULL;

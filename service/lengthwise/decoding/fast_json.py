@@ -12,7 +12,7 @@ NaN for null, or of int64 token ids.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -25,7 +25,7 @@ from lengthwise.decoding.calls import Call, Find, Item, Problems, compact, id_pr
 from lengthwise.decoding.chunks import ordinary_past, resumed
 from lengthwise.decoding.sent_steps import CheckedSteps
 from lengthwise.errors import RequestError, TooLarge
-from lengthwise.padding import STATIC, Sample, Steps, with_beside
+from lengthwise.padding import STATIC, Sample, Steps, steps_of
 from lengthwise.runtime.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -139,16 +139,16 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
         items = [make_item(array, manifest, sent_steps=len(array))]
+    elif len(sequences) == 2:
+        steps, numbers = _steps(sequences[0], manifest.input.features or 0), np.frombuffer(sequences[1], np.float32)
+        return [make_item(Sample(steps, {STATIC: numbers}, {}), manifest, sent_steps=len(steps))], 0
     else:
         numbers, ends, ids, *more = sequences
         read_items = _items_of_several if manifest.input.sequences else _items
         items, extra_bytes = read_items(numbers, ends, ids, manifest)
-        if more and isinstance(more[0], tuple):
-            static, sent = more[0]
-        elif more:
-            fields = _other_fields(items, body, more[0], manifest)
-            static = [item.get("static") for item in fields]
-            sent = [(item.get("state"), item.get("offset")) for item in fields]
+        if more:
+            is_read = isinstance(more[0], tuple)
+            static, sent = more[0] if is_read else _other_fields(items, body, more[0], manifest)
     if manifest.input.static is not None:
         items = _with_static(items, static, manifest)
     if manifest.streaming is not None and (sent or wants_state):
@@ -193,8 +193,8 @@ def _items_of_several(
 
 def _other_fields(
     items: Sequence[Item], body: bytes, places: Sequence[tuple[int, int, int, int]], manifest: Manifest
-) -> list[dict[str, Any]]:
-    """The fields of each item but its steps, which C has read; none of an array.
+) -> tuple[list[Any], list[tuple[Any, Any]]]:
+    """The static values of each item, and its state and offset: what C has not read; None of what an item has not.
 
     `places` are, of each item, where it and its steps start and end in the body (`_fast_json.read`).
 
@@ -224,7 +224,7 @@ def _other_fields(
         is_object = isinstance(fields, dict) and known.issuperset(fields) and None not in fields.values()
         if not is_object or ("id" in fields, fields.get("id")) != (item.id is not None, item.id):
             raise RequestError("an item is no object, or has another field, a null, or a wrong id")
-    return parsed  # type: ignore[no-any-return]  # a list of what was just checked
+    return [one.get("static") for one in parsed], [(one.get("state"), one.get("offset")) for one in parsed]
 
 
 def _with_static(items: Sequence[Item], static: bytes | Sequence[Any], manifest: Manifest) -> list[Item]:
@@ -233,17 +233,17 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Any], manifest:
     Raises:
         RequestError: Some of the values are not ordinary.
     """  # noqa: DOC502 - `require_none` raises it
-    rows: Iterable[Any]
     if isinstance(static, bytes):
-        rows = [*np.frombuffer(static, np.float32).reshape(len(items), -1)]
+        rows: Any = np.frombuffer(static, np.float32).reshape(len(items), -1)
     else:
         problems = Problems()
         rows = [static_values.read(value, "", manifest, problems) for value in static or [None] * len(items)]
         problems.require_none()
+    others: list[Any] = [item.steps.others if isinstance(item.steps, Sample) else {} for item in items]
     # Made anew: `_replace` takes three times as long
     return [
-        Item(with_beside(item.steps, {STATIC: row}), item.sent_steps, item.step_indices, item.id)
-        for item, row in zip(items, rows, strict=True)
+        Item(Sample(steps_of(item.steps), {STATIC: row}, other), item.sent_steps, item.step_indices, item.id)
+        for item, row, other in zip(items, rows, others, strict=True)
     ]
 
 
@@ -272,7 +272,8 @@ def _read(body: bytes, start: int, end: int, max_sequences: int, manifest: Manif
     Without a manifest, because the model is not known, it only matters whether the array is JSON. Returns None if only
     Python can read the array, or else:
 
-    - the numbers of all steps as bytes, if there is one sequence, which is an array and no object;
+    - the numbers of all steps as bytes, if there is one sequence, which is an array, or an object with nothing else;
+    - (these numbers, the static values as bytes), if such an object has static values of numbers as well;
     - (these numbers, the end of each sequence in steps, the ids) for other sequences; ids are None if there are none;
       if the model takes static values or states, a fourth entry follows: (the static values as bytes, if there are any;
       of each item its (state, offset), if the model takes them), if static values are numbers and there are no other
