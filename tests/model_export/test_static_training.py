@@ -43,7 +43,7 @@ def table(rows: int = 40) -> pd.DataFrame:
 
 
 def test_numbers_are_normalised_and_a_category_is_one_number_a_value() -> None:
-    layer = StaticValues(STATIC)
+    layer = StaticValues(STATIC.model_copy(update={"missing": True}))
     layer.fit(torch.tensor([[10.0, 0.0, 5.0], [30.0, 1.0, 5.0]]))
     features = layer(torch.tensor([[30.0, 1.0, 7.0], [np.nan, np.nan, 5.0]]))
     assert layer.out_features == 4

@@ -1,7 +1,7 @@
 """The static values beside a sequence, as inputs of the head: numbers normalised, categories as one input for each.
 
 A number is normalised by the mean and the standard deviation of the training split; a missing one (NaN) counts as the
-mean. A category is 1 at the input of its value; it is never missing.
+mean, where the model takes one. A category is 1 at the input of its value; it is never missing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class StaticValues(nn.Module):
 
     def __init__(self, static: StaticInput) -> None:
         super().__init__()
-        names = static.value_names
-        self.sizes = [len(static.categories.get(name, ())) for name in names]  # 0 of a number
+        self.takes_missing = static.missing
+        self.sizes = [len(static.categories.get(name, ())) for name in static.value_names]  # 0 of a number
         self.numbers = [index for index, size in enumerate(self.sizes) if not size]
         self.out_features = len(self.numbers) + sum(self.sizes)
         self.register_buffer("mean", torch.zeros(len(self.numbers)))
@@ -41,10 +41,11 @@ class StaticValues(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """`[rows, out_features]`: the numbers, and then the inputs of each category."""
-        # Where none is a category, nothing is chosen: that would be operators of the graph, which take time in each run
+        # Nothing is chosen where none is a category, nor replaced where none may be missing: that would be operators of
+        # the graph, which take time in each run
         numbers = values[:, self.numbers] if any(self.sizes) else values
         numbers = (numbers - self.mean) / self.std
-        features = [torch.where(numbers.isnan(), 0.0, numbers)]
+        features = [torch.where(numbers.isnan(), 0.0, numbers) if self.takes_missing else numbers]
         for index, size in enumerate(self.sizes):
             if size:
                 features.append((values[:, index : index + 1] == torch.arange(size)).to(values.dtype))
