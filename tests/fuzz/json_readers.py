@@ -44,6 +44,18 @@ SEVERAL = {
     "two, static": _of_several(_VALUES | {"static": {"count": 2}}, features=1),
 }
 """Models that take several sequences."""
+
+
+def _with_static(of: Manifest) -> Manifest:
+    """The manifest of such a model that takes three static values as well."""
+    table = of.model_dump()
+    return Manifest.model_validate(table | {"input": table["input"] | {"static": {"count": 3}}})
+
+
+WITH_STATIC = {
+    f"{kind}, static": _with_static(MANIFESTS[kind]) for kind in ("refuses missing", "takes missing", "tokens", "head")
+}
+"""Models that take static values beside one sequence."""
 MAX_SEQUENCES = 5
 _SPACE = (b"", b"", b"", b" ", b"\n\t\r ")
 _NUMBERS = (
@@ -138,10 +150,14 @@ def _item_of_several(rng: random.Random, kind: str, odd: float) -> bytes:
 
 
 def _sequence(rng: random.Random, kind: str, odd: float) -> bytes:
+    has_static, kind = kind in WITH_STATIC, kind.removesuffix(", static")
     text = _steps(rng, kind, odd)
-    if rng.random() < 0.6:
+    if rng.random() < (odd / 4 if has_static else 0.6):
         return text
     fields = [b'"steps"%s:%s' % (rng.choice(_SPACE), text)]
+    if has_static and rng.random() >= odd / 4:
+        numbers = [_number(rng, "refuses missing", odd) for _ in range(4 if rng.random() < odd / 4 else 3)]
+        fields.append(b'"static"%s:%s[%s]' % (rng.choice(_SPACE), rng.choice(_SPACE), _joined(rng, numbers)))
     if rng.random() < 0.6:
         fields.append(b'"id"%s:%s' % (rng.choice(_SPACE), rng.choice(_IDS if rng.random() < odd else _IDS[:5])))
     if rng.random() < odd:
@@ -235,7 +251,7 @@ def fuzz(bodies: int, seed: int) -> tuple[int, int]:
     AssertionError where the readers differ.
     """
     rng, ordinary, told = random.Random(seed), 0, 0
-    models = {kind: OneModel(manifest) for kind, manifest in (MANIFESTS | SEVERAL).items()}
+    models = {kind: OneModel(manifest) for kind, manifest in (MANIFESTS | SEVERAL | WITH_STATIC).items()}
     for number in range(bodies):
         kind = rng.choice([*models])
         find, text = models[kind].find, body(rng, kind)
