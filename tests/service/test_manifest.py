@@ -17,7 +17,6 @@ LEAST: dict[str, Any] = {"name": "m", "version": 1, "input": {"kind": "values", 
 PAIR: dict[str, Any] = {
     "input": {**LEAST["input"], "sequences": [{"name": "a", "features": 2}, {"name": "b", "features": 1}]}
 }
-STATES: dict[str, Any] = {"states": [{"name": "h", "shape": [2], "dtype": "float32"}], "state_bytes": 8}
 
 
 def test_what_is_written_is_read_again():
@@ -72,7 +71,6 @@ def test_what_it_says_of_itself_cannot_be_changed():
         ({"graph": {"lengths": None}}, "one of 'lengths' and 'mask' must be named"),
         ({"promises": [{"provider": "CPU", "bits": True, "tolerance": -1}]}, "promises.0.tolerance"),
         (PAIR | {"long": "window"}, "long: several sequences, and chunks of a stream, are refused"),
-        (PAIR | {"streaming": STATES}, "streaming: only a model of one sequence takes states"),
         (PAIR | {"max_length": 7}, "input.sequences: max_length of the first is that of the model"),
     ],
 )

@@ -222,7 +222,6 @@ class Manifest(ManifestTable):
                 self.long != "reject" and (beside or self.streaming is not None),
                 "long: several sequences, and chunks of a stream, are refused where they are too long",
             ),
-            (beside and self.streaming is not None, "streaming: only a model of one sequence takes states"),
             (
                 self.stop_at is not None and self.task != "single-label",
                 "stop_at: only the one label of a sequence is decided",
