@@ -29,14 +29,18 @@ TABLES: dict[str, Any] = {
 }
 
 
-def table(rows: int = 40) -> pd.DataFrame:
-    """A table with a row for each step; the label is whether the age is above 50, whatever the steps are."""
+def table(rows: int = 40, *, unknown: int | None = None) -> pd.DataFrame:
+    """A table with a row for each step; the label is whether the age is above 50, whatever the steps are.
+
+    Of each `unknown`-th sequence the age is not known.
+    """
     random = np.random.default_rng(0)
     columns: dict[str, list[Any]] = {name: [] for name in ("id", "t", "a", "sex", "age", "label")}
     for row in range(rows):
         age, sex = float(random.integers(20, 80)), "fm"[row % 2]
+        known_age = float("nan") if unknown is not None and row % unknown == 0 else age
         for step in range(int(random.integers(3, 7))):
-            cells = (row, step, float(random.standard_normal()), sex, age, "old" if age > 50 else "young")
+            cells = (row, step, float(random.standard_normal()), sex, known_age, "old" if age > 50 else "young")
             for column, cell in zip(columns.values(), cells, strict=True):
                 column.append(cell)
     return pd.DataFrame(columns)
@@ -48,6 +52,28 @@ def test_numbers_are_normalised_and_a_category_is_one_number_a_value() -> None:
     features = layer(torch.tensor([[30.0, 1.0, 7.0], [np.nan, np.nan, 5.0]]))
     assert layer.out_features == 4
     assert features.tolist() == [[1.0, 2.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
+
+
+def test_where_none_may_be_missing_nothing_is_replaced() -> None:
+    layer = StaticValues(STATIC)
+    layer.fit(torch.tensor([[10.0, 0.0, 5.0], [30.0, 1.0, 5.0]]))
+    assert layer(torch.tensor([[30.0, 1.0, 7.0]])).tolist() == [[1.0, 2.0, 0.0, 1.0]]
+    assert layer(torch.tensor([[np.nan, 1.0, 7.0]])).isnan().tolist() == [[True, False, False, False]]
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        pytest.param({}, {}, id="fixed kernels"),
+        pytest.param({"normalize": "training"}, {"epochs": 1}, id="layers", marks=pytest.mark.long),
+    ],
+)
+def test_values_that_only_stand_beside_may_be_missing_where_the_policy_is_open(
+    keys: dict[str, Any], options: dict[str, Any], tmp_path: Path
+) -> None:
+    tables = {"input": TABLES["input"] | keys, "model": {"preset": "auto"}}
+    trained = train(tables, table(unknown=7), out=tmp_path / "run", progress=None, **options)
+    assert trained.spec["input"]["missing"] in ("indicator", "mean")
 
 
 @pytest.mark.parametrize(

@@ -49,21 +49,25 @@ class DataFacts:
 
     records: int  # their number
     median_length: float
-    missing: float  # share of missing values
+    missing: float  # share of missing values, static ones included
     # The factor between the standard deviations of small and large sequences (their tenth and ninetieth percentile), of
     # the feature where it is largest; infinity if some sequences are constant. 1 for tokens
     spread: float
     shift: float  # standard deviation of the means of sequences, relative to that of all values, of the largest feature
 
 
-def facts_of(records: Sequence[Record]) -> DataFacts:
-    """Measures how many records there are, their lengths and missing values, and how their levels and scales differ."""
+def facts_of(records: Sequence[Record], static: Sequence[NDArray[np.float32] | str | None] = ()) -> DataFacts:
+    """Measures how many records there are, their lengths and missing values, and how their levels and scales differ.
+
+    `static` are the static values of each record, `[count]`, as `static_values_of` returns them.
+    """
     lengths = [len(record.steps) for record in records]
     values = [np.asarray(record.steps, dtype=np.float64) for record in records]
     count_and_median = (len(records), float(np.median(lengths)))
     if values[0].ndim == 1:  # tokens
         return DataFacts(*count_and_median, missing=0.0, spread=1.0, shift=0.0)
-    missing = sum(int(np.isnan(steps).sum()) for steps in values) / sum(steps.size for steps in values)
+    all_values: list[NDArray[Any]] = [*values, *(each for each in static if isinstance(each, np.ndarray))]
+    missing = sum(int(np.isnan(each).sum()) for each in all_values) / sum(each.size for each in all_values)
     # `spread`: by feature, the ratio of a large to a small standard deviation of a sequence. It is 1 for a feature that
     # is constant in all sequences; a deviation of 0 is taken for 1e-12 of the large one, and gives infinity below
     levels = np.array([_means(steps) for steps in values])  # (records, features)

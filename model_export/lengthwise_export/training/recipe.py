@@ -25,7 +25,7 @@ from lengthwise_export.training import choice, rocket
 from lengthwise_export.training.batches import make_examples, stratified_split, stratum
 from lengthwise_export.training.choice import DataFacts, Plan
 from lengthwise_export.training.options import ROCKET_OPTIONS, TrainingOptions, TrainOptions, options_of_layers
-from lengthwise_export.training.record_checks import missing_is_open
+from lengthwise_export.training.record_checks import allow_open_missing, missing_is_open, static_values_of
 from lengthwise_export.training.streamable import ROCKET_KEYS, with_streaming_choices
 
 FEW_RECORDS: Final = 10  # with fewer records, no accuracy says anything
@@ -65,7 +65,8 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     settings = user_options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     for_layers = options_of_layers(user_options, spec.model.kind)
     # The policy for missing values
-    facts, start = choice.facts_of(records), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
+    facts = choice.facts_of(records, [static_values_of(record, allow_open_missing(spec)) for record in records])
+    start = Plan(spec, warnings=tuple(_warnings_of(spec, records)))
     chooses_missing = facts.missing > 0 and missing_is_open(spec)
     if chooses_missing:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'

@@ -134,7 +134,7 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
         RequestError: Something is not ordinary.
     """  # noqa: DOC502 - what it calls raises it
     manifest, extra_bytes = model.manifest, 0
-    static: bytes | Sequence[Any] = ()  # the static values of all items, or of each; empty if all are arrays
+    static: bytes | Sequence[Any] = ()  # the static values of all items, or of each
     sent: Sequence[tuple[Any, Any]] = ()  # the state and the offset of each item; empty if all are arrays
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
@@ -237,7 +237,7 @@ def _with_static(items: Sequence[Item], static: bytes | Sequence[Any], manifest:
         rows: Any = np.frombuffer(static, np.float32).reshape(len(items), -1)
     else:
         problems = Problems()
-        rows = [static_values.read(value, "", manifest, problems) for value in static or [None] * len(items)]
+        rows = [static_values.read(value, "", manifest, problems) for value in static]
         problems.require_none()
     others: list[Any] = [item.steps.others if isinstance(item.steps, Sample) else {} for item in items]
     # Made anew: `_replace` takes three times as long

@@ -229,9 +229,9 @@ class KnownTensors:
         """What to remember of a valid request, so that the next one of the same form is read faster.
 
         None in three cases: the model takes more than the steps of one sequence; the request has to do with states;
-        the tensor is wider than `max_length`. A request of the third case is valid only because its lengths are shorter
-        than its width, and lengths are data: the next request may have others, and `read` does not compare them with
-        `max_length`.
+        the tensor is wider than `max_length`, and the model refuses longer sequences. A request of the third case is
+        valid only because its lengths are shorter than its width, and lengths are data: the next request may have
+        others, and `read` does not compare them with `max_length`.
         """
         call, manifest = tensor_call.call, tensor_call.call.model.manifest
         is_short = manifest.long != "reject" or call.width <= manifest.max_length
