@@ -68,7 +68,7 @@ def test_where_none_may_be_missing_nothing_is_replaced() -> None:
         pytest.param({"normalize": "training"}, {"epochs": 1}, id="layers", marks=pytest.mark.long),
     ],
 )
-def test_values_that_only_stand_beside_may_be_missing_where_the_policy_is_open(
+def test_missing_values_beside_the_steps_alone_choose_the_policy(
     keys: dict[str, Any], options: dict[str, Any], tmp_path: Path
 ) -> None:
     tables = {"input": TABLES["input"] | keys, "model": {"preset": "auto"}}

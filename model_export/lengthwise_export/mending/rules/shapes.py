@@ -234,11 +234,11 @@ def _group_of(mender: Mender, table: Table) -> Group:
 
     Refuses a size that depends on the rows in another way than by a product with them.
     """
-    with_one_row, with_many_rows = table
-    size, time_size = Size(table), Size(np.stack([with_one_row, with_one_row]))
+    # `table[0]` is of one row, `table[1]` of MANY_ROWS
+    size, time_size = Size(table), Size(np.stack([table[0], table[0]]))
     if not size.depends_on_rows:
         return (size,)
-    mender.refuse_if(not (with_many_rows == with_one_row * MANY_ROWS).all(), CROSSES_ROWS)
+    mender.refuse_if(not (table[1] == table[0] * MANY_ROWS).all(), CROSSES_ROWS)
     return (mender.rows,) if size.is_rows else (mender.rows, time_size)
 
 
