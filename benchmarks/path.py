@@ -53,8 +53,8 @@ ROOTS: Final = tuple(
     str(folder) + os.sep for folder in (Path(lengthwise.__file__).parent, Path(lengthwise_export.__file__).parent)
 )
 _PARTS: Final = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>")
-_NOT_OF_A_REQUEST: Final = ("Server.serve", "Watchdog.look_at_runs", "Watchdog.look_at_loop")
-"""A coroutine and a thread that run on while requests come and go."""
+_NOT_OF_A_FLOW: Final = ("Server.serve", "Watchdog.look_at_runs", "Watchdog.look_at_loop", "say")
+"""A coroutine and a thread that run on while requests come and go; and the lines of progress, one for some seconds."""
 _MODEL: Final = """
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -96,7 +96,7 @@ class Followed:
             and code.co_filename.startswith(ROOTS)
             and code.co_filename.endswith(".py")  # not a template, which Jinja compiles
             and code.co_name not in _PARTS
-            and code.co_qualname not in _NOT_OF_A_REQUEST
+            and code.co_qualname not in _NOT_OF_A_FLOW
         ):
             self.calls.append((code.co_filename, code.co_qualname))
 
