@@ -81,7 +81,7 @@ class OnnxSubject:
                 yield self._with_graph(replace(self._external, graph=graph)).answer(batch)
 
     def answer_as_shipped(self, batch: PaddedBatch) -> ModelOutput:
-        """The same as `answer`: a graph has no fast path, as layers of torch have, that a check would turn off."""
+        """The same as `answer`: layers of torch have fast paths, which a check turns off; a graph has none."""
         return self.answer(batch)
 
     def output_form(self, batch: PaddedBatch) -> tuple[tuple[int, ...], int]:

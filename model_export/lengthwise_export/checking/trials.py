@@ -337,7 +337,7 @@ def _other_rows(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler)
     for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
         new_rows = tuple((row, index) for index, row in enumerate(order))
         yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), new_rows)
-    # The first row is replaced as well, to change the longest length.
+    # The first row, the longest one, becomes a step shorter, so that the longest length changes.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
         for row, steps in enumerate(sequences)

@@ -182,7 +182,7 @@ def _locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
 def remove_abandoned(parent: Path) -> list[int]:
     """Removes the staging folders of killed exports, which are not locked.
 
-    Returns the versions in the locked staging folders, those of exports that run.
+    Returns the versions of the staging folders that could not be locked: those of exports that run, or ended just now.
     """
     staged = []
     for stage in parent.glob(f"{_STAGE_PREFIX}*"):

@@ -199,7 +199,7 @@ class FollowedTensors(TorchFunctionMode):
     def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any, steps: Tensor) -> tuple[str, float | None]:
         """`kind` and `number`, as `_FromSteps` has them, of the result of a function of torch.
 
-        1. Of constants alone: a constant.
+        1. Of constants alone: a constant, if its number is known or all its numbers are one; else `other`.
         2. Of steps compared with a number, `steps != number`: `compared`, or a mask where a step is one number.
         3. `any` of what is compared: a mask.
         4. What only copies or joins the numbers of steps, or of masks: the same kind. All of these have to be of the
@@ -210,7 +210,7 @@ class FollowedTensors(TorchFunctionMode):
             name: The name of the function.
             sources: The followed tensors in its call.
             call: Its arguments.
-            steps: Those of the sequence of which these tensors are made.
+            steps: The steps of the sequence that the sources were computed from.
         """
         kinds = {source.kind for source in sources if source.kind != "constant"}
         numbers = [source.number for source in sources if source.kind != "constant"]

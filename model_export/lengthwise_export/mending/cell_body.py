@@ -63,7 +63,7 @@ class Affine:
     bias: ConstantArray  # `[width]`
 
     def __post_init__(self) -> None:
-        """Leaves out leaves whose matrix is zero."""
+        """Drops the leaves whose matrix is zero."""
         self.terms = {leaf: matrix for leaf, matrix in self.terms.items() if matrix.any()}
 
     @classmethod
@@ -261,8 +261,8 @@ def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The output of a Mul, an elementwise product of two functions.
 
     1. One of them is constant: the other, scaled.
-    2. One of them does more than add and subtract leaves, or there are more than two products of their terms: a new
-       leaf of the kind `product`.
+    2. One of them is more than a sum or difference of leaves, or multiplied out they would be more than two products: a
+       new leaf of the kind `product`, not multiplied out.
     3. Else it is a leaf times a leaf, or times a sum of two terms: the sum of one or two products of leaves.
     """
     first, second = _pair(inputs)

@@ -122,7 +122,9 @@ class Writer(NodeWriter):
         return self.emit("Less", [self.positions(size), self.per_row_column(size.by_length)])
 
     def _emit_lookup(self, table: Table, lengths: str) -> str:
-        """Writes nodes that take the values of a table at some lengths: by a linear function, else by a Gather.
+        """Writes nodes that take the values of a table at some lengths.
+
+        They compute `(length + before) // stride + after`, if the table is such a function, and are a Gather if not.
 
         Args:
             table: `[lengths, *shape]`.

@@ -79,7 +79,7 @@ def lightgbm_tree(tree: Mapping[str, Any], outputs: NDArray[np.float64]) -> Tree
         return np.array([node.get(name, 0) for node in nodes])
 
     is_leaf = np.array(["left_child" not in node for node in nodes])
-    # NaN counts as 0 if the training had none
+    # A node that saw no NaN in training takes NaN as 0, so it goes left if 0 is at most the threshold
     missing_left = np.where(column("missing_type") == "NaN", column("default_left"), column("threshold") >= 0).astype(
         bool
     )

@@ -188,8 +188,8 @@ def _innermost(calls: list[tuple[str, int, str]]) -> CodeLocation | None:
 def current_location() -> CodeLocation | None:
     """The line of the user's code that is running; None if there is none.
 
-    Only frames inside the outermost frame of this package count: the user's code also called the package, as in
-    `check(...)`, and that line is not meant.
+    Only frames that this package has called count, directly or not. The user's code that called the package, as in
+    `check(...)`, is not meant.
     """
     outwards = traceback.walk_stack(sys._getframe(1))
     calls = [(frame.f_code.co_filename, line, frame.f_code.co_name) for frame, line in outwards][::-1]

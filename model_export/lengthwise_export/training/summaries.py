@@ -102,8 +102,9 @@ class FittedSummaries:
     def importance(self) -> list[tuple[str, float]]:
         """The summaries that decide, the most important first: by how much the log loss rises if each is permuted.
 
-        The values of a summary are permuted among the sequences (L. Breiman, "Random Forests", 2001), those of all
-        quantiles of an interval together. The loss of a sequence is that of a classifier that was fitted without it.
+        The values of a summary are permuted among the sequences (L. Breiman, "Random Forests", 2001). The quantiles of
+        one interval count as one summary, and are permuted together. The loss of a sequence is that of a classifier
+        that was fitted without it. At most `_SHOWN` summaries are returned, those that the classifier uses most.
         """
         columns: dict[str, list[int]] = defaultdict(list)
         for index, name in enumerate(self.summaries.get_feature_names_out()):

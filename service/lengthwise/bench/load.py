@@ -85,7 +85,7 @@ def ask_each(target: ServerAddress, requests: Sequence[bytes], *, tick: Tick | N
     bodies: list[bytes] = []
 
     def keep(_index: int, body: bytes) -> bool:
-        """Keeps the body of an answer. `Load` calls it to check each answer, and it calls every one right."""
+        """Keeps the body of an answer. `Load` asks it whether each answer is right, and it always says yes."""
         bodies.append(body)
         return True
 

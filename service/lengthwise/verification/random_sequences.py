@@ -245,7 +245,10 @@ def _sample(
     random: np.random.Generator,
     kind: str | None,
 ) -> Sample:
-    """Draws what stands beside the steps of a sequence of a kind; the arguments are those of `draw` and `_sequence`."""
+    """Draws static values and further sequences, and returns the steps with them.
+
+    `kind` is that of `_sequence`; the other arguments are those of `draw`.
+    """
     beside, static = dict(blank.beside), manifest.input.static
     if static is not None:
         beside[STATIC] = static.drawn(random)

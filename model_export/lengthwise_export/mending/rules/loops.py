@@ -281,7 +281,8 @@ def _replace_by_layer(
 ) -> NodeOutputs | None:
     """Replaces a Scan by the LSTM, GRU or RNN that its body computes.
 
-    The body may take the steps of one tensor with features, and masks of steps that may be true everywhere.
+    At each step the body may take one tensor with features, and masks. The layer knows no masks, so the Scan is
+    replaced only if each mask may be taken as true everywhere (`StepsHidden`).
 
     Args:
         mender: The mender, whose node is the Scan.

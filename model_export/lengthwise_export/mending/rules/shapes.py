@@ -131,7 +131,7 @@ def _distributed(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> tu
 
     1. The next dim divides what is missing: it is taken as a whole.
     2. What is missing divides the dim: a part is taken, and the rest of the dim stays for the next axis.
-    3. What is missing counts rows, which come later: they move here (`_with_rows_at`).
+    3. What is missing is a multiple of the number of rows, a later dim: the rows are moved here (`_with_rows_at`).
     4. Else the reshape mixes rows or cuts steps into pieces: refused.
 
     Returns:
@@ -182,7 +182,8 @@ def _with_rows_at(
 ) -> tuple[DataTensor, list[Size]]:
     """A tensor whose rows were moved forward to the dim `target`, and the rests of its dims in the new order.
 
-    The original's Reshape has them there: for a lone sequence, an axis of rows has size 1 and may stand anywhere.
+    The original runs one sequence, whose axis of rows has size 1, so its Reshape may put that axis anywhere. In the
+    mended graph the rows have to be moved there first.
 
     Args:
         mender: The mender.
