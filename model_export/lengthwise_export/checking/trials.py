@@ -128,6 +128,7 @@ A difference that only `poison` and `scale` show is a warning."""
 
 CHANGES: Final[tuple[Change, ...]] = get_args(Change)  # Those that keep every shape come first: they locate a leak best
 
+ROWS_OF_ID: Final = "alone, all steps of id {}"
 JUNK_SCALES: Final = {"junk": 3.0, "large junk": 1000.0}  # Standard deviations of values written into the padding
 
 _MORE_LENGTHS: Final = 6  # lengths that are tried above the shortest one, for a model that has one
@@ -458,7 +459,7 @@ def rows_of_ids(
         padded = pad(sequences, width=base.width)
         batch = with_padding_filled(padded, sampler.fill(padded.steps.shape, 1.0))
         yield (
-            CheckTrial(f"alone, all steps of id {number}", "batch", pad([only], multiple=1), ((1, 0),)),
+            CheckTrial(ROWS_OF_ID.format(number), "batch", pad([only], multiple=1), ((1, 0),)),
             sequences,
             batch,
         )
