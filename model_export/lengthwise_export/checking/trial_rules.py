@@ -305,12 +305,14 @@ def padding_id_of(
 ) -> ComparedId | None:
     """The first of `ids` by which the model recognises padding; None if there is none.
 
-    With this id as padding, all answers are the unbatched ones; or the only answers that changed are those of rows that
-    have this id at every valid step. None if neither such rows nor padding changed an answer.
+    With this id as padding, all answers are the unbatched ones. Or the padding is in front, and the only answers that
+    changed are those of rows that have this id at every valid step: their positions move with the width, so the
+    operators do not say why. None if neither such rows nor padding changed an answer.
     """
     base, subject = baseline.batch, _with_any_padding(subject)
     with_rows_of = {trials.ROWS_OF_ID.format(compared.number): compared for compared in ids}
-    if failed and {failed_trial.trial.name for failed_trial in failed} <= with_rows_of.keys():
+    names = {failed_trial.trial.name for failed_trial in failed}
+    if names and names <= with_rows_of.keys() and not subject.layout.is_right_padded:
         return with_rows_of[failed[0].trial.name]
     if {failed_trial.trial.change for failed_trial in failed if failed_trial.base is base} <= _OF_OTHER_ROWS:
         return None
