@@ -46,7 +46,7 @@ from lengthwise.repository import loading
 from lengthwise.settings import Settings
 
 FEATURES: Final = 12
-STEPS: Final = 20
+STEPS: Final = 4  # so few that a slow processor, too, runs the batch on the event loop: another path has other calls
 WARM: Final = 50
 REQUESTS: Final = 5
 ROOTS: Final = tuple(

@@ -65,9 +65,9 @@ def plan(spec: Spec, records: Sequence[Record], user_options: TrainOptions) -> P
     settings = user_options.model_dump(include={*TrainingOptions.model_fields}, exclude_unset=True, exclude_none=True)
     for_layers = options_of_layers(user_options, spec.model.kind)
     # The policy for missing values
-    with_static, opened = records if spec.input.static_input else (), allow_open_missing(spec)
-    facts = choice.facts_of(records, [static_values_of(record, opened) for record in with_static])
-    start = Plan(spec, warnings=tuple(_warnings_of(spec, records)))
+    opened = allow_open_missing(spec)
+    static = [static_values_of(record, opened) for record in records] if spec.input.static_input else []
+    facts, start = choice.facts_of(records, static), Plan(spec, warnings=tuple(_warnings_of(spec, records)))
     chooses_missing = facts.missing > 0 and missing_is_open(spec)
     if chooses_missing:
         why = f'missing = "indicator": {facts.missing:.1%} of the values are missing'

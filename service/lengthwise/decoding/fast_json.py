@@ -139,7 +139,7 @@ def _made(sequences: Any, body: bytes, model: ServedModel, *, wants_state: bool)
     if isinstance(sequences, bytes):
         array = _steps(sequences, manifest.input.features or 0)
         items = [make_item(array, manifest, sent_steps=len(array))]
-    elif len(sequences) == 2:
+    elif len(sequences) == 2:  # one object with static values of numbers
         steps, numbers = _steps(sequences[0], manifest.input.features or 0), np.frombuffer(sequences[1], np.float32)
         return [make_item(Sample(steps, {STATIC: numbers}, {}), manifest, sent_steps=len(steps))], 0
     else:
