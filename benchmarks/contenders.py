@@ -23,13 +23,14 @@ class Contender:
     ready_path: str = "/readyz"  # answers 200 once the server listens
     environment: Mapping[str, str] = field(default_factory=dict)  # its variables, which may contain the same
     at_int8: bool = False  # whether it serves the graph at int8
+    python: str = sys.executable  # the interpreter that runs it
 
     def running(self, work: Work, cores: Sequence[int]) -> AbstractContextManager[launch.Running]:
         """Runs it with a workload's model while the block runs."""
         port = launch.free_port()
         work = at_int8(work) if self.at_int8 else work
         places = {"model": str(work.directory), "repository": str(work.repository), "port": str(port)}
-        command = [sys.executable, "-m", *(part.format(**places) for part in self.module)]
+        command = [self.python, "-m", *(part.format(**places) for part in self.module)]
         environment = {name: value.format(**places) for name, value in self.environment.items()}
         return launch.running(command, port, ready_path=self.ready_path, cores=cores, environment=environment)
 

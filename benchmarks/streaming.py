@@ -11,7 +11,8 @@ without states: processor time in this process, in alternating turns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -25,9 +26,10 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages, processes
-from benchmarks.contenders import SERVICE
+from benchmarks.contenders import SERVICE, Contender
 from benchmarks.workloads import CACHE, HERE, Work, exported
 from lengthwise.bench.figures import Figures
+from lengthwise.bench.launch import Running
 from lengthwise.bench.load import ask_each
 from lengthwise.bench.streams import answer_of
 from lengthwise.bench.trial import LoadSpec, LoadTest, groups_of, json_requests
@@ -55,11 +57,26 @@ class Round:
     whole_at_half: Figures
 
 
-def model(precision: Precision) -> Path:
-    """The model directory: a two-layer LSTM of 128 that streams."""
-    repository = CACHE.parent / f"{CACHE.name}-streaming-{precision}"
-    options = ("--streaming", "--precision", precision)
-    return exported(repository / "streaming-lstm" / "1", HERE / "specs" / "streaming-lstm.toml", *options)
+@contextmanager
+def services(precision: Precision, before: Path | None, cores: Sequence[int]) -> Iterator[tuple[Any, Any]]:
+    """Where the service listens that takes states, and that which takes all steps again: the same, or a checkout's.
+
+    Both serve a two-layer LSTM of 128. A checkout's own has no states, and is what that checkout exports.
+    """
+
+    def running(name: str, contender: Contender, *options: str) -> AbstractContextManager[Running]:
+        directory = CACHE.parent / f"{CACHE.name}-{name}-{precision}" / "streaming-lstm" / "1"
+        spec = HERE / "specs" / "streaming-lstm.toml"
+        exported(directory, spec, "--precision", precision, *options, python=contender.python)
+        return contender.running(Work(name, name, directory, []), cores)
+
+    with running("streaming", SERVICE, "--streaming") as streams:
+        if before is None:
+            yield streams.target, streams.target
+            return
+        python = str(before.resolve() / ".venv" / "bin" / "python")
+        with running(f"whole-{machine.described(before)}", replace(SERVICE, python=python)) as other:
+            yield streams.target, other.target
 
 
 def bodies(items: Sequence[Any], together: int = 1) -> list[bytes]:
@@ -70,8 +87,11 @@ def bodies(items: Sequence[Any], together: int = 1) -> list[bytes]:
     ]
 
 
-def loads(target: Any, histories: Sequence[Steps], new: Sequence[Steps]) -> tuple[float, list[LoadTest]]:
-    """The requests of the three loads, and how far the answers to the new steps lie from those to the whole."""
+def loads(target: Any, other: Any, histories: Sequence[Steps], new: Sequence[Steps]) -> tuple[float, list[LoadTest]]:
+    """The requests of the three loads, and how far the answers to the new steps lie from those to the whole.
+
+    The new steps go to the first of two services, the whole to the other.
+    """
     headers = {"content-type": "application/json"}
 
     def requests(made: Sequence[bytes]) -> list[bytes]:
@@ -80,25 +100,32 @@ def loads(target: Any, histories: Sequence[Steps], new: Sequence[Steps]) -> tupl
     states = [orjson.loads(body)["predictions"][0]["state"] for body in ask_each(target, requests(bodies(histories)))]
     items = [{"steps": steps, "state": state} for steps, state in zip(new, states, strict=True)]
     chunks = requests(bodies(items))
-    whole = json_requests(target, [[np.concatenate(pair)] for pair in zip(histories, new, strict=True)])
+    whole = json_requests(other, [[np.concatenate(pair)] for pair in zip(histories, new, strict=True)])
     answers = [
-        [answer_of(orjson.loads(body)["predictions"][0]) for body in ask_each(target, made)] for made in (chunks, whole)
+        [answer_of(orjson.loads(body)["predictions"][0]) for body in ask_each(asked, made)]
+        for asked, made in ((target, chunks), (other, whole))
     ]
     difference = float(np.abs(np.subtract(*answers)).max())
     together = LoadTest(target, requests(bodies(items, TOGETHER)), sequences_per_request=TOGETHER)
-    return difference, [LoadTest(target, chunks), together, LoadTest(target, whole)]
+    return difference, [LoadTest(target, chunks), together, LoadTest(other, whole)]
 
 
 def measure(
-    precision: Precision, *, keys: int, age: int, rounds: int, seconds: float, cores: Sequence[int]
+    precision: Precision,
+    *,
+    before: Path | None,
+    keys: int,
+    age: int,
+    rounds: int,
+    seconds: float,
+    cores: Sequence[int],
 ) -> tuple[float, list[Round]]:
-    """The largest difference of an answer from that to the whole, and the rounds, of one service."""
+    """The largest difference of an answer from that to the whole, and the rounds."""
     random = np.random.default_rng(0)
     steps = random.standard_normal((keys, age + NEW_STEPS, FEATURES)).round(3).astype(np.float32)
-    directory = model(precision)
     many = LoadSpec(concurrency=MANY, seconds=seconds, warmup_seconds=min(0.5, seconds))
-    with SERVICE.running(Work("streaming", "streaming", directory, []), cores) as running:
-        difference, (new, together, whole) = loads(running.target, [*steps[:, :age]], [*steps[:, age:]])
+    with services(precision, before, cores) as (target, other):
+        difference, (new, together, whole) = loads(target, other, [*steps[:, :age]], [*steps[:, age:]])
         found = []
         for _ in track(range(rounds), precision, console=Console(stderr=True)):
             new_many, whole_many = new.run(many), whole.run(many)
@@ -152,9 +179,21 @@ def ordinary(spec: str, rows: int, seconds: float) -> float:
 @click.option("--age", type=click.IntRange(1), default=1000, show_default=True, help="Steps that each has sent.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Rounds.")
 @click.option("--seconds", type=click.FloatRange(0.1), default=4.0, show_default=True, help="Of each load.")
+@click.option(
+    "--before",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The checkout that takes all steps again. [default: this one]",
+)
 @click.option("--out", type=output.PagePath(dir_okay=False), default=PAGE, show_default=True, help="Page.")
 def main(
-    only_ordinary: bool, precisions: Sequence[Precision], keys: int, age: int, rounds: int, seconds: float, out: Path
+    only_ordinary: bool,
+    precisions: Sequence[Precision],
+    keys: int,
+    age: int,
+    rounds: int,
+    seconds: float,
+    before: Path | None,
+    out: Path,
 ) -> None:
     """Measures new steps with a state beside the whole history again."""
     if only_ordinary:
@@ -164,7 +203,7 @@ def main(
     facts = machine.facts()
     cores = [processes.first_core()]
     lines = [
-        cells(each, *measure(each, keys=keys, age=age, rounds=rounds, seconds=seconds, cores=cores))
+        cells(each, *measure(each, before=before, keys=keys, age=age, rounds=rounds, seconds=seconds, cores=cores))
         for each in precisions
     ]
     heads = (
@@ -182,6 +221,8 @@ def main(
         f"`python -m benchmarks.streaming`: {keys:,} keys, a two-layer LSTM of 128, one runner on one core, medians of "
         f"{rounds} rounds of {seconds:g} s."
     )
+    if before is not None:
+        how += f" All steps again: to the service of {machine.described(before)}."
     output.tell(pages.page(facts, "New steps with a state", how, pages.table(heads, lines)), out=out)
 
 
