@@ -201,7 +201,7 @@ def test_only_tracing_knows_the_library_in_which_torch_gives_its_graphs() -> Non
 
 
 def test_one_module_reads_the_environment() -> None:
-    assert _with_the_environment(SERVICE) == {"settings", "bench.launch"}  # launch hands it on to a process
+    assert _with_the_environment(SERVICE) == {"settings", "bench.launch", "client.proxies"}  # launch hands it on
     assert _with_the_environment(EXPORTER) == {"keras_models.backend", "targets.torch_targets"}  # Keras's backend
 
 
@@ -213,7 +213,7 @@ def _with_the_environment(package: Path) -> set[str]:
 def _words(path: Path) -> Iterator[str]:
     """The ways to the environment that a file takes."""
     text = path.read_text()
-    yield from (word for word in ("os.environ", "getenv") if word in text)
+    yield from (word for word in ("os.environ", "getenv", "getproxies") if word in text)
 
 
 def test_the_exporter_knows_only_what_reads_and_runs_a_model() -> None:

@@ -2,7 +2,7 @@
 
 The option `max_wait_ms` has the flag `--max-wait-ms`, the variable `LENGTHWISE_MAX_WAIT_MS` and the key `max_wait_ms`
 in the TOML file. A flag overrides a variable, a variable overrides the file, and the file overrides the default. This
-is the only module that reads the environment.
+is the only module that reads the environment; `client/proxies.py` asks Python for the proxies that stand there.
 """
 
 from __future__ import annotations

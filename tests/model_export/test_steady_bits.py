@@ -98,7 +98,7 @@ def test_an_einsum_that_only_copies_an_input_leaves_its_name() -> None:
         "[widen] s2 = MatMul (s3, K)\n[pool] s = ReduceMax <keepdims = 0> (s2, one)",
         "",
     ).graph
-    after, rewritten = rewrite(before, MANIFEST, every=True)
+    after, rewritten = rewrite(before, MANIFEST, at_all_sizes=True)
     onnx.checker.check_model(after, full_check=True)
     assert "copy" in {one.operator for one in rewritten}
     assert [value.name for value in after.graph.input] == ["values", "mask"]
@@ -115,7 +115,7 @@ def test_a_graph_of_an_old_opset_stays() -> None:
 def test_convolutions_behind_each_other_stay_in_two_axes() -> None:
     two = "[relu] f2 = Relu (f1)\n[conv2] f = Conv <kernel_shape = [1]> (f2, G, b)"
     weights = filters(16, 16, 9) | {"G": Weights(4).normal(16, 16, 1)}
-    after, rewritten = rewrite(Form(convolution(9, after=two), "", weights=weights).graph, MANIFEST, every=True)
+    after, rewritten = rewrite(Form(convolution(9, after=two), "", weights=weights).graph, MANIFEST, at_all_sizes=True)
     assert [one.operator for one in rewritten] == ["conv", "conv2"]
     # one of STEPS, one of CHANNELS, and one for the first convolution
     assert (kinds(after).count("Unsqueeze"), kinds(after).count("Squeeze")) == (3, 1)

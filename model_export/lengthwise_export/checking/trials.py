@@ -338,7 +338,8 @@ def _other_rows(sequences: Sequence[Steps], sizes: BatchSizes, sampler: Sampler)
     for name, order in (("rows shuffled", sampler.order(rows)), ("rows in another order", list(range(rows))[::-1])):
         new_rows = tuple((row, index) for index, row in enumerate(order))
         yield CheckTrial(name, "order", pad([sequences[row] for row in order], width=sizes.width), new_rows)
-    # The first row, the longest one, becomes a step shorter, so that the longest length changes.
+    # Every second row becomes up to two steps longer. Only the first of them, the longest row, becomes a step
+    # shorter, so that the longest length changes; but not shorter than the second row, which has to stay as it is.
     others = [
         sampler.sequence(min(len(steps) + 2, sizes.longest)) if row % 2 == 0 else steps
         for row, steps in enumerate(sequences)
@@ -440,7 +441,9 @@ def padding_changed(name: str, sequences: Sequence[Steps], base: PaddedBatch, sa
     junk = sampler.fill(base.steps.shape[:2], JUNK_SCALES["junk"])
     yield CheckTrial(f"junk in the padding {name}", "padding", with_padding_filled(base, junk), all_rows)
     longest = int(base.lengths.max())
-    if longest + _MIN_PADDING < base.width:  # over many steps, another width changes the rounding of sums
+    # Not for the batch of very long rows: it has just this much padding, and over so many steps the rounding of sums
+    # changes with the width.
+    if longest + _MIN_PADDING < base.width:
         yield CheckTrial(f"padded to the longest only, {name}", "width", pad(sequences, width=longest), all_rows)
 
 

@@ -242,12 +242,13 @@ def from_mend(proved: ProvedMend, options: ExportOptions = PLAIN) -> Candidate:
             raise VerificationError(f"{original.text}: {fix.reason}, so nothing was published")
         raise ExportError("mend", fix.reason)
     candidate = from_target(proved.target, options, report=proved.report)
+    # The tolerance of the proof includes what rounding may change, and that of a candidate does not.
     proved_tolerance = 0.0 if fix.proof is None else fix.proof.tolerance - ROUNDING
     provenance = original.origin() | {"mended": proved.operators}
     return replace(
         candidate,
         manifest=candidate.manifest.model_copy(update={"made": provenance}),
-        reference=proved.alone,
+        reference=proved.logits_alone,
         exact=proved.exact,
         tolerance=max(candidate.tolerance or 0.0, proved_tolerance),
         notices=(*candidate.notices, *([fix.notice] if fix.notice is not None else [])),

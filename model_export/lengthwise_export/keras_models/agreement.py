@@ -93,11 +93,11 @@ def _with_mask_by_hand(known: KnownLayers, model_input: ModelInput) -> ModelInpu
 
     It has a notice if the mask is of the steps that are not this value, and no others.
     """
-    if model_input.masks or not known.masked:
+    if model_input.mask_notices or not known.masked:
         return model_input
     number, (name, is_alone) = min(known.masked.items(), key=lambda item: not item[1][1])
     notice = mask_notice(f"{name} (a mask made by hand)", number, model_input.steps.kind)
-    return dataclasses.replace(model_input, padding=number, masks=(notice,) if is_alone else ())
+    return dataclasses.replace(model_input, padding=number, mask_notices=(notice,) if is_alone else ())
 
 
 def _require_raw_agreement(text: str, module: KerasModule, model_input: ModelInput, sequence: Tensor) -> None:

@@ -103,10 +103,11 @@ def of_model(text: str, model: Any, options: TargetOptions, origin: Mapping[str,
             f"it is built for sequences of exactly {model_input.fixed} steps; here each sequence gets the answer that "
             "the same layers give it at its own length, without padding",
         )
+    # The classes and labels are those of the answers, which are not known yet (`labels_of`)
     check_options_agree(text, options.model_copy(update={"classes": None, "labels": None}), model_input.steps, ())
     # 2. Its torch module, which answers as Keras does
     agreeing = _AgreeingModule.of(text, model, model_input)
-    notices = (*agreeing.model_input.masks, *notices)
+    notices = (*agreeing.model_input.mask_notices, *notices)
     # 3. One target that is called with lengths, and one without
     entries = {"framework": f"keras {keras.__version__}", **({"notices": "; ".join(notices)} if notices else {})}
     signature, steps_alone = (agreeing.model_input.signature(second) for second in _SECOND_ARGUMENTS)

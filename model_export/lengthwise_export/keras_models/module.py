@@ -185,7 +185,7 @@ class ModelInput:
 
     steps: StepInput  # Whether a step is numbers or a token id, and how many there are
     features_axis: bool = True  # False if steps of one feature are `[rows, width]`
-    masks: tuple[str, ...] = ()  # Notices for the user on what makes a mask from the values
+    mask_notices: tuple[str, ...] = ()  # For the user, on what makes a mask from the values
     padding: float = 0.0  # The value that the first Masking masks, or else the first mask by hand; 0 without one
     fixed: int | None = None  # The number of steps that the model is built for; None for any
     statics: tuple[StaticArgument, ...] = ()  # The inputs with static values, in the order of the values
@@ -238,7 +238,7 @@ class ModelInput:
         something to a model.
         """
         sequences = self.steps.sequences or (self.steps,)
-        if not self.masks:
+        if not self.mask_notices:
             return (None,) * len(sequences)
         return tuple(
             self.padding + _STAND_IN_DISTANCE
@@ -323,12 +323,12 @@ def _first_input(text: str, model: Any, symbols: Sequence[Any], options: TargetO
                 f"{text} was never built, so it does not say what a step is: pass --features N or --vocabulary N"
             )
         shape = (None, None, features) if features is not None else (None, None)
-    masks, padding = _masks(model)
+    notices, padding = _mask_notices(model)
     # A subclassed model was built with the shape of some batch, which does not limit it to that width
     fixed = shape[1] if getattr(model, "inputs", None) else None
     shape_text = f"[{', '.join('any' if size is None else str(size) for size in shape)}]"
     if len(shape) == 3 and shape[2] is not None:
-        return ModelInput(StepInput(features=int(shape[2])), masks=masks, padding=padding, fixed=fixed)
+        return ModelInput(StepInput(features=int(shape[2])), mask_notices=notices, padding=padding, fixed=fixed)
     if len(shape) != 2:
         raise ConfigurationError(
             f"{text} takes {shape_text}, but a sequence is [rows, width, features] or, of tokens, [rows, width]: "
@@ -339,8 +339,8 @@ def _first_input(text: str, model: Any, symbols: Sequence[Any], options: TargetO
         raise ConfigurationError(f"--features {features} contradicts {text}, whose input is {shape_text}")
     if vocabulary_size is not None:
         steps = StepInput(kind="tokens", vocabulary=vocabulary_size)
-        return ModelInput(steps, masks=masks, fixed=fixed)
-    return ModelInput(StepInput(features=1), features_axis=False, masks=masks, padding=padding, fixed=fixed)
+        return ModelInput(steps, mask_notices=notices, fixed=fixed)
+    return ModelInput(StepInput(features=1), features_axis=False, mask_notices=notices, padding=padding, fixed=fixed)
 
 
 def probable_scores(
@@ -430,7 +430,7 @@ def _tables_of(model: Any, symbol: Any) -> list[Any]:
     ]
 
 
-def _masks(model: Any) -> tuple[tuple[str, ...], float]:
+def _mask_notices(model: Any) -> tuple[tuple[str, ...], float]:
     """Notices for the user about the layers that mask steps by their value; and the value that the first Masking masks.
 
     The value is 0 without a Masking.

@@ -199,7 +199,8 @@ class FollowedTensors(TorchFunctionMode):
     def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any, steps: Tensor) -> tuple[str, float | None]:
         """`kind` and `number`, as `_FromSteps` has them, of the result of a function of torch.
 
-        1. Of constants alone: a constant, if its number is known or all its numbers are one; else `other`.
+        1. Of constants alone: a constant, if its number is known or the function fills a tensor with one number; else
+           `other`.
         2. Of steps compared with a number, `steps != number`: `compared`, or a mask where a step is one number.
         3. `any` of what is compared: a mask.
         4. What only copies or joins the numbers of steps, or of masks: the same kind. All of these have to be of the

@@ -261,9 +261,10 @@ def _multiplied(attributes: Attributes, inputs: _Inputs) -> Affine:
     """The output of a Mul, an elementwise product of two functions.
 
     1. One of them is constant: the other, scaled.
-    2. One of them is more than a sum or difference of leaves, or multiplied out they would be more than two products: a
-       new leaf of the kind `product`, not multiplied out.
-    3. Else it is a leaf times a leaf, or times a sum of two terms: the sum of one or two products of leaves.
+    2. One of them is more than a sum or difference of leaves and the number 1 (`signs`), or multiplied out they would
+       be more than two products: a new leaf of the kind `product`, not multiplied out.
+    3. Else one is a leaf or the number 1 and the other a sum of at most two of these, such as `n * (1 - z)`: the sum of
+       one or two products, `n - n * z`.
     """
     first, second = _pair(inputs)
     # Case 1

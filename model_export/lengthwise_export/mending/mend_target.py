@@ -71,7 +71,7 @@ class ProvedMend:
     # The original, changed to take for data the steps that it hides by their values; None if it hides none
     reference: Subject | None = None
 
-    def alone(self, batch: PaddedBatch) -> BatchLogits:
+    def logits_alone(self, batch: PaddedBatch) -> BatchLogits:
         """The original's logits for each row alone: the reference of the mended graph.
 
         They are `[rows, classes]`, or `[rows, width, classes]` of a per-step model, with zeros at the padding.

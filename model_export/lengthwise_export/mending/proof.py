@@ -323,7 +323,8 @@ def _compare(
         Why the proof does not hold; None if it holds.
     """
     # Widths are multiples of 4, as a service pads, if the model accepts the longest one.
-    multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2)) else 1
+    multiple = 4 if runs(mended, pad([sampler.sequence(max_length)] * 2, multiple=4)) else 1
+    # The first trials are each sequence alone.
     trials = _trials(members, sampler, multiple, rounded_width(max_length, multiple))
     for number, (trial, answer) in enumerate(side_by_side(partial(_answered, mended), trials)):
         if number % 20 == 0:

@@ -58,9 +58,9 @@ def rewritten_convolution(node: NodeProto, facts: GraphFacts) -> Replacement | N
     new = Replacement(node, facts)
     # Form 1
     if weights.ndim == 4:
-        is_filled_up = groups == 1 and _missing_channels(weights) and (facts.every or added > PART)
+        is_filled_up = groups == 1 and _missing_channels(weights) and (facts.at_all_sizes or added > PART)
         return new.with_outputs(_convolved(new, value, weights, groups, bias)) if is_filled_up else None
-    may_lose_bits = facts.every or added > PART or output_axes[2].size <= 1
+    may_lose_bits = facts.at_all_sizes or added > PART or output_axes[2].size <= 1
     splits_groups = groups > 1 and added > PART  # such sums in many groups are rare: depthwise ones add few numbers
     if not may_lose_bits or (splits_groups and groups > _MAX_GROUPS):
         return None

@@ -14,8 +14,8 @@ Einsum           becomes the ReduceSum, the Transpose and the MatMul that it sta
 
 A value is its name in the graph. Its axes are *fixed* if they have the same size in every batch, else *dynamic*
 (`MeasuredAxis`); a measured size is that in the smallest batch, of one row. A rewrite returns the nodes that replace a
-node; None if the bits of the node do not depend on the batch, or if no way to rewrite it is known. With `facts.every`,
-a node is rewritten at all sizes, also at those at which its operator was not seen to lose bits.
+node; None if the bits of the node do not depend on the batch, or if no way to rewrite it is known. With
+`facts.at_all_sizes`, a node is rewritten also at those at which its operator was not seen to lose bits.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def rewritten_sum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     dynamic_axes = [axis for axis in reduced if not axes[axis].fixed]
     if len(dynamic_axes) > 1 or (dynamic_axes and node.op_type == "ReduceMean"):
         return None  # a mean over the width is of the padding too, whatever its bits
-    if not dynamic_axes and not facts.every and not _may_lose_bits(axes, reduced):
+    if not dynamic_axes and not facts.at_all_sizes and not _may_lose_bits(axes, reduced):
         return None
     # The axes one by one, from the last, so that the others keep their indices.
     new, remaining_axes = Replacement(node, facts), list(axes)
@@ -163,7 +163,7 @@ def rewritten_product(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     if inner.fixed and inner.size > PART and not columns.fixed:
         return new.with_outputs(_sum_of_products(new, facts, (len(left_axes), len(right_axes)), inner.size))
     # Form 2
-    if not inner.fixed and (facts.every or inner.size % LANES):
+    if not inner.fixed and (facts.at_all_sizes or inner.size % LANES):
         has_one = (rows.fixed and rows.size == 1, columns.fixed and columns.size == 1)
         if any(has_one):
             return new.with_outputs(_product_of_two(new, left, right, has_one))
@@ -262,7 +262,7 @@ def rewritten_function(node: NodeProto, facts: GraphFacts) -> Replacement | None
     (value,), axes = node.input, facts.axes(node.input[0])
     if axes is None or all(axis.fixed for axis in axes):
         return None
-    if not facts.every and math.prod(axis.size for axis in axes) % LANES == 0:  # no numbers are left over
+    if not facts.at_all_sizes and math.prod(axis.size for axis in axes) % LANES == 0:  # no numbers are left over
         return None
     new = Replacement(node, facts)
 
@@ -297,7 +297,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
 
     Returns:
         The replacement. None for an Einsum with an ellipsis, with a letter twice in one value (a diagonal), or that is
-        more than one product; and, without `facts.every`, for one whose bits do not depend on the batch.
+        more than one product; and, without `facts.at_all_sizes`, for one whose bits do not depend on the batch.
     """
     # 1. The equation: a term of letters for each value, one letter for each axis
     inputs, arrow, result = attributes_of(node)["equation"].replace(" ", "").partition("->")
@@ -321,7 +321,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
             terms[index] = "".join(letter for letter in term if letter not in summed)
     has_sums = bool(new.nodes)
     if len(terms) == 1:
-        return new.with_outputs(_in_order(new, values[0], terms[0], result)) if facts.every or has_sums else None
+        return new.with_outputs(_in_order(new, values[0], terms[0], result)) if facts.at_all_sizes or has_sums else None
     # 3. The other letters by their role in a product: of both values and the result, summed over, of one value only
     first, second = terms
     batch = "".join(letter for letter in result if letter in first and letter in second)
@@ -332,7 +332,7 @@ def expanded_einsum(node: NodeProto, facts: GraphFacts) -> Replacement | None:
     is_one_product = len(left) <= 1 or (values[1] in facts.constants and not batch)
     if not {*result} <= {*first, *second} or len(inner) > 1 or len(right) > 1 or not is_one_product:
         return None
-    if not facts.every and not has_sums and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
+    if not facts.at_all_sizes and not has_sums and not _may_lose_bits_in_product(sizes, batch, inner, left, right):
         return None
     return new.with_outputs(_product(new, values, terms, result, (batch, inner, left, right)))
 

@@ -46,16 +46,16 @@ class MeasuredAxis:
 class GraphFacts:
     """What is known of one graph, which does not change while rewrites of its nodes are collected."""
 
-    def __init__(self, model: ModelProto, manifest: Manifest, *, every: bool) -> None:
+    def __init__(self, model: ModelProto, manifest: Manifest, *, at_all_sizes: bool) -> None:
         """Runs the graph to measure its sizes.
 
         Args:
             model: The graph.
             manifest: Its manifest.
-            every: Whether operators are rewritten at all sizes, also those at which they were not seen to lose bits.
+            at_all_sizes: Whether operators are also rewritten at sizes at which they were not seen to lose bits.
         """
         graph = model.graph
-        self.every = every
+        self.at_all_sizes = at_all_sizes
         self.opset = opset_of(model)
         self.names = all_names(graph)
         self.producers = {name: node for node in graph.node for name in node.output}  # by the name of an output

@@ -203,8 +203,8 @@ def with_steady_bits(
         return graph, []
     # First at the sizes that were seen to lose bits, then at all sizes.
     last_graph, last_rewritten = graph, list[RewrittenOperator]()
-    for every in (False, True):
-        changed, rewritten = rewrite(graph, manifest, every=every)
+    for at_all_sizes in (False, True):
+        changed, rewritten = rewrite(graph, manifest, at_all_sizes=at_all_sizes)
         if len(rewritten) <= len(last_rewritten):
             continue
         difference = largest_difference(graph, changed, manifest)
@@ -223,14 +223,14 @@ def with_steady_bits(
 
 
 def rewrite(
-    graph: onnx.ModelProto, manifest: Manifest, *, every: bool = False
+    graph: onnx.ModelProto, manifest: Manifest, *, at_all_sizes: bool = False
 ) -> tuple[onnx.ModelProto, list[RewrittenOperator]]:
     """Replaces the operators of `REWRITES`, without measuring whether that keeps bits.
 
     Args:
         graph: The graph, which stays as it is.
         manifest: Its manifest.
-        every: Whether operators are also rewritten at sizes at which they were not seen to lose bits.
+        at_all_sizes: Whether operators are also rewritten at sizes at which they were not seen to lose bits.
 
     Returns:
         The rewritten graph, and the operators that were rewritten; the same graph if there are none.
@@ -240,7 +240,7 @@ def rewrite(
         if opset_of(graph) < _LOWEST_OPSET or not any(node.op_type in kinds for node in graph.graph.node):
             continue
         changed, replacements = deepcopy(graph), []
-        facts = GraphFacts(changed, manifest, every=every)
+        facts = GraphFacts(changed, manifest, at_all_sizes=at_all_sizes)
         for node in changed.graph.node:
             has_rewrite = node.domain in OF_ONNX and node.op_type in kinds
             replacement = REWRITES[node.op_type](node, facts) if has_rewrite else None

@@ -188,6 +188,7 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
             ConfigurationError: A name is neither that of a group nor of a summary, or there is no column.
         """
         wanted = {*([self.summaries] if isinstance(self.summaries, str) else self.summaries)}
+        # The names of the columns do not depend on the steps, so those of one step are looked at.
         one_step = recordings([np.zeros((1, self.n_features_in_), np.float32)])
         columns = {group: [*self._columns(group, one_step)] for group in GROUPS}
         names = {group: {name for column in columns[group] for name in column.names} for group in GROUPS}
@@ -196,10 +197,10 @@ class SequenceSummaries(TransformerMixin, BaseEstimator):  # type: ignore[misc] 
             raise ConfigurationError(f"summaries: {unknown[0]!r} is none{nearest(unknown[0], sorted(known))}")
         self._groups = [group for group in GROUPS if wanted & {group, *names[group]}]
         every = [
-            (f"{of}_{name}" if of else name, wanted & {group, name})
+            (f"{feature}_{name}" if feature else name, wanted & {group, name})
             for group in self._groups
             for column in columns[group]
-            for of in column.of
+            for feature in column.of
             for name in column.names
         ]
         self._indices = [index for index, (_, chosen_by) in enumerate(every) if chosen_by]

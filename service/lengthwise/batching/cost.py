@@ -251,8 +251,10 @@ class CostTable:
 
         Seconds of 0, below, or infinity are ignored. There is one drift for all shapes: with one for each number of
         rows, those that did not occur looked cheap or expensive beside those that did. The overhead is the work for a
-        batch from its plan to its scores that was not measured at load, or with warm processor caches only. Without it,
-        batches are too small.
+        batch from its plan to its scores that the measurement at load left out, or did with warm processor caches.
+        Without it, batches are too small.
+
+        `rows`, `width` and `valid_steps` are those of the batch, as `predict` takes them.
 
         Returns the log of `seconds` over what was predicted, at most `_MAX_LOG_ERROR` from 0; 0 if they are ignored.
         """
@@ -265,6 +267,7 @@ class CostTable:
             self._log_drift = _clipped(self._log_drift + _DRIFT_WEIGHT * error, _MAX_LOG_DRIFT)
             self.drift = math.exp(self._log_drift)
             if measured > SHORTEST_SECONDS:
+                # The seconds as they are clipped, without the drift
                 overhead.observe(measured, expected * math.exp(error) / self.drift)
             if abs(overhead.seconds - self._snapshot.overhead) > _OVERHEAD_STEP * overhead.mean_batch_seconds:
                 self._renew(overhead=overhead.seconds, seconds=self._measured + overhead.seconds)

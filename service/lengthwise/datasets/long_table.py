@@ -366,8 +366,9 @@ def _refuse_probably_melted(
     several values in some sequence is refused if these are
     - texts, and the column has the name of a channel such as `sensor`, or stands beside one feature alone (`is_sure`);
     - the numbers of a channel, and neither the column's name nor the caller says that it is a feature (`is_sure`);
-    - texts, or the numbers of a channel, each of which is there equally often in every sequence, without times
-      (`is_even`). The caller may say that such numbers are a feature.
+    - texts, or the numbers of a channel, without times, where every sequence has every value, each equally often
+      within a sequence, and in some sequence more than once (`is_even`). The caller may say that such numbers are a
+      feature.
 
     Args:
         sequence_of_row: `[rows]`, the number of each row's sequence, from 0.
@@ -391,9 +392,9 @@ def _refuse_probably_melted(
             )
             is_even = (
                 roles.time is None
-                and len(pairs) == sequence_count * (1 + pairs[:, 1].max())
+                and len(pairs) == sequence_count * (1 + pairs[:, 1].max())  # every value, in every sequence
                 and len({*zip(pairs[:, 0].tolist(), counts.tolist(), strict=True)}) == sequence_count
-                and counts.max() > 1
+                and counts.max() > 1  # else each row may have an id of its own
             )
             is_sure = (
                 (is_channel or (is_feature and len(roles.values) == 2)) if is_text else not (is_feature or are_chosen)
@@ -615,7 +616,7 @@ def feature_numbers(cells: Cells, name: str) -> tuple[NDArray[Any], dict[int, st
         ConfigurationError: No cell is a number, so the column is probably no feature. Numbers with a decimal comma, and
             lists that were written as text, are wrong cells instead, with advice in their reasons.
     """
-    numbers, wrong = numbers_of(cells, name)
+    numbers, wrong = numbers_of(cells, name)  # only cells of a file of texts can be wrong
     if wrong and len(wrong) == sum(cell.strip().lower() not in MISSING for cell in cells):
         text = cells[next(iter(wrong))].strip()
         if not _hint(text):

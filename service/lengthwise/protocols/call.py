@@ -91,7 +91,7 @@ class InferenceCall:
         self._closed = False
 
     def admit(self, *, known: bool = False) -> None:
-        """Checks the caller and the headers, before the body is read; raises `RequestError` for a refusal.
+        """Checks the caller and the headers, before the body is decoded; raises `RequestError` for a refusal.
 
         `known`: an earlier request with the same headers was admitted, so only the key is checked, which may be invalid
         now.

@@ -259,9 +259,9 @@ class KnownTensors:
             if array is None:
                 return None
             arrays[tensor.name] = tensor, array
-        lengths, ends = arrays.get(LENGTHS, (None, None))
-        steps, rectangle = arrays[manifest.input.kind]
-        rows = _Rows(steps, rectangle, _items(rectangle, ends, manifest, steps, lengths, problems))
+        lengths_tensor, lengths = arrays.get(LENGTHS, (None, None))
+        steps_tensor, steps = arrays[manifest.input.kind]
+        rows = _Rows(steps_tensor, steps, _items(steps, lengths, manifest, steps_tensor, lengths_tensor, problems))
         return None if problems.total else _make_call(model, self.outputs, self.options, [rows], [], ())
 
 

@@ -112,7 +112,7 @@ class Registry:
         # Makes a change in this process; where several workers serve, at all of them (an `EveryWorker`)
         self.change_everywhere = self.change_here
         # Asks the other workers which names a client has unloaded, before the first scan; None without workers
-        self.unloaded: Callable[[], Awaitable[list[str]]] | None = None
+        self.ask_unloaded: Callable[[], Awaitable[list[str]]] | None = None
         self.listeners: list[Callable[[], Awaitable[None]]] = []  # awaited after each scan and change
         self.stopping = Stopping()  # stops a scan early, when the registry is closed
         self._rescan = rescan
@@ -165,6 +165,8 @@ class Registry:
     async def open(self) -> None:
         """Scans the folder for the first time, and starts the task that scans it again.
 
+        The names that a client has unloaded at the other workers are not served.
+
         Raises:
             CancelledError: The registry was closed meanwhile. A folder that cannot be read is a ConfigurationError.
         """
@@ -172,8 +174,8 @@ class Registry:
         try:
             async with self._changing:
                 before = self.repository
-                if self.unloaded is not None:
-                    before = replace(before, unloaded=before.unloaded | {*await self.unloaded()})
+                if self.ask_unloaded is not None:
+                    before = replace(before, unloaded=before.unloaded | {*await self.ask_unloaded()})
                 await self._scan(before)
         except Draining:  # closed meanwhile
             raise asyncio.CancelledError from None

@@ -107,7 +107,7 @@ class Serving:
             worker.ask,
             worker.handlers,
         )
-        self.registry.unloaded = lambda: worker.ask("unloaded")
+        self.registry.ask_unloaded = lambda: worker.ask("unloaded")
         self.registry.listeners.append(self._note_readiness)
         worker.handlers["metrics"] = self.figures.snapshot
         worker.is_alive = lambda: self.alive

@@ -373,7 +373,7 @@ class BatchVariations:
         }
 
     def _filled(self, batch: PaddedBatch, fill: NDArray[Any]) -> PaddedBatch:
-        """The batch with the padding of every sequence filled: `fill` is repeated, for ids modulo their number."""
+        """The batch with filled padding of every sequence: `fill` is repeated; for token ids, modulo the vocabulary."""
 
         def filled(steps: NDArray[Any], lengths: NDArray[np.int32], vocabulary: int | None) -> NDArray[Any]:
             """The steps `[rows, width, ...]` of one sequence of each row, with filled padding."""

@@ -299,6 +299,7 @@ def _replace_by_layer(
     """
     node, state_count = mender.node, len(states)
     inputs = dict(zip((value.name for value in body.input), (*states, *scanned), strict=True))
+    # None in the place of a mask that hides no steps by their values: with such a one `_cell` finds no cell.
     masks = {name: value.hides for name, value in [*inputs.items()][state_count:] if value.dtype == BOOL}
     cell = _cell(mender, body, inputs, state_count, masks)
     # By the index of each output of the Scan that is used: the name of the body's output. The Scan gives the last value

@@ -135,6 +135,7 @@ def _top_k(mender: Mender, value: DataTensor, axis: int) -> list[DataTensor]:
     Over time, the padding gets an infinity, so it is chosen last: if k is the number of steps, each row's own steps
     come first. Lengths with fewer steps than k are left out.
     """
+    # A tensor of one size: k, with one row and with several, for each length.
     new_size = Size(mender.sizes_input(1, "its number of steps is").table.reshape(2, -1))
     _, size = mender.mixed_dim(value, axis)
     mender.refuse_if(not mender.attribute("sorted", 1) and new_size.fixed is None, "gives the steps in no order")

@@ -130,15 +130,15 @@ def _distributed(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> tu
     axis, dims and parts of dims are taken until their product is its size:
 
     1. The next dim divides what is missing: it is taken as a whole.
-    2. What is missing divides the dim: a part is taken, and the rest of the dim stays for the next axis.
-    3. What is missing is a multiple of the number of rows, a later dim: the rows are moved here (`_with_rows_at`).
+    2. What is missing is a multiple of the number of rows, a later dim: the rows are moved here (`_with_rows_at`).
+    3. What is missing divides the dim: a part is taken, and the rest of the dim stays for the next axis.
     4. Else the reshape mixes rows or cuts steps into pieces: refused.
 
     Returns:
         1. The tensor, transposed if its rows were moved.
         2. The groups.
     """
-    refused = f"into {_text(groups_of_one(sizes))}"
+    target_text = f"into {_text(groups_of_one(sizes))}"
     rests = [*value.dim_sizes]  # of each dim, what is not taken yet; 1 if nothing is left
     groups = []
     for size in sizes:
@@ -146,24 +146,24 @@ def _distributed(mender: Mender, value: DataTensor, sizes: Sequence[Size]) -> tu
         while missing.fixed != 1:
             index = next((index for index, rest in enumerate(rests) if rest.fixed != 1), None)
             if index is None:
-                mender.refuse(f"reshapes {_text(value.groups)} {refused}, whose sizes do not follow from it")
+                mender.refuse(f"reshapes {_text(value.groups)} {target_text}, whose sizes do not follow from it")
             rest = rests[index]
             counts_rows, part = rest.depends_on_rows, rest.divided_by(missing)
             if (quotient := missing.divided_by(rest)) is not None:  # case 1
                 taken.append(rest)
                 rests[index], missing = mender.size_one, quotient
-            elif missing.depends_on_rows and not counts_rows:  # case 3
+            elif missing.depends_on_rows and not counts_rows:  # case 2
                 value, rests = _with_rows_at(mender, value, rests, index)
-            elif part is not None and part.fixed is not None and not counts_rows:  # case 2
+            elif part is not None and part.fixed is not None and not counts_rows:  # case 3
                 taken.append(missing)
                 rests[index], missing = part, mender.size_one
             else:
                 mender.refuse_if(counts_rows, CROSSES_ROWS)
                 pieces = "cuts the steps into pieces, or its width is fixed"
-                mender.refuse(f"reshapes {_text(value.groups)} {refused}: {pieces}")
+                mender.refuse(f"reshapes {_text(value.groups)} {target_text}: {pieces}")
         groups.append(_merged(taken) or (mender.size_one,))
     if any(rest.fixed != 1 for rest in rests):
-        mender.refuse(f"reshapes {_text(value.groups)} {refused}, whose sizes do not follow from it")
+        mender.refuse(f"reshapes {_text(value.groups)} {target_text}, whose sizes do not follow from it")
     return value, tuple(groups)
 
 

@@ -190,7 +190,11 @@ class _Fusion(KnownSteps):
             self._of_rows.update(dict.fromkeys(node.outputs, ""))
 
     def _write_rectangle(self, name: str) -> None:
-        """Lets a value be a rectangle, as a node reads it as such."""
+        """Makes a packed value a rectangle again, because a node reads it as one.
+
+        `Unpack` puts zeros at padding and writes no axis of directions (d). A value that has another padding, or this
+        axis, is noted instead as one that must not be packed, and the rewrite begins again (`_pack`).
+        """
         value = self._values.get(name)
         if not isinstance(value, Packed) or name in self._written:
             return

@@ -162,7 +162,7 @@ class _Packing(Pattern):
             case "Where" | "Mul" if kept := self._masked(node):
                 return {kept}
             case operator:
-                good = operator in _ON_ELEMENTS and all(map(self._is_of_features, fixed))
+                good = operator in _ON_ELEMENTS and all(map(self._is_number_or_of_features, fixed))
         return read if good else set()
 
     def _masked(self, node: Node) -> str:
@@ -194,8 +194,9 @@ class _Packing(Pattern):
             return Node(_SUM, [name], node.outputs, {"axes": axes}, domain=PACKED)
         return node
 
-    def _is_of_features(self, name: str) -> bool:
+    def _is_number_or_of_features(self, name: str) -> bool:
         """Whether a constant is one number, or one for each feature."""
+        # The shape is () as well for what is no constant here: `constants` has the number of one that is.
         return len(self.shape(name)) == 1 or (not self.shape(name) and len(self.graph.constants.get(name, ())) == 1)
 
     def packed(self) -> Graph:
