@@ -195,3 +195,15 @@ def test_a_manifest_says_both_or_none(table: dict[str, Any]) -> None:
 def test_a_width_is_an_option_of_torch_modules_alone() -> None:
     with pytest.raises(LengthwiseError, match="--width does not apply"):
         lengthwise_export.check("model_export/lengthwise_export/specs/japanese-vowels.toml", width=9, fit="pad")
+
+
+@pytest.mark.parametrize(("width", "channels_first"), [(9, True), (WIDTH, False)])
+def test_a_width_or_an_order_that_the_module_lacks_is_told(width: int, channels_first: bool) -> None:
+    with pytest.raises(ConfigurationError, match=rf"raises with --width {width}: .*trained with.*--channels-first"):
+        lengthwise_export.check(Positions(), features=4, channels_first=channels_first, width=width, fit="pad")
+
+
+def test_a_shortest_sequence_above_the_longest_is_told_so() -> None:
+    report = lengthwise_export.check(Recurrent(), features=4, width=WIDTH, fit="pad", min_length=30)
+    assert "at least 30 steps" in (report.reason or "")
+    assert "pass a smaller --min-length" in (report.reason or "")

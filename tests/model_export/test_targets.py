@@ -17,7 +17,7 @@ from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, ModuleTarget, SpecTarget, labels_of
-from lengthwise_export.targets.torch_targets import module_of
+from lengthwise_export.targets.torch_targets import module_of, require_all_is_saved
 from tests.gallery.index import ONNX_SOUND
 
 BUNDLED = Path(__file__).parents[2] / "service" / "lengthwise" / "models" / "japanese-vowels" / "1"
@@ -283,4 +283,68 @@ def test_a_model_directory_is_read_by_its_manifest(tmp_path: Path) -> None:
         targets.read(str(tmp_path), TargetOptions())
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(ManifestError):
+        targets.read(str(tmp_path), TargetOptions())
+
+
+OUTSIDE = """
+import torch
+from torch import nn
+
+
+class Kernels(nn.Module):  # as tsai's Hydra: what is drawn is in no state_dict
+    def __init__(self, kernels):
+        super().__init__()
+        self.kernels, self.head = kernels, nn.Linear(3, 2)
+
+    def forward(self, x, lengths):
+        return self.head(x.sum(1))
+
+
+def attribute():
+    return Kernels(torch.randn(3))
+
+
+def listed():
+    return Kernels([torch.randn(3), None])
+
+
+def buffer():
+    module = Kernels(None)
+    del module.kernels
+    module.register_buffer("kernels", torch.randn(3), persistent=False)
+    return module
+
+
+def fixed():
+    return Kernels((torch.arange(3), "a name"))
+
+
+def seeded():
+    torch.manual_seed(5)
+    return attribute()
+
+
+def shared():
+    module = Kernels(None)
+    module.kernels = [module.head.weight]
+    return module
+"""
+
+
+@pytest.mark.parametrize("name", ["attribute", "listed", "buffer", "fixed", "seeded", "shared"])
+def test_what_is_drawn_at_random_and_in_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside.py").write_text(OUTSIDE)
+    text, weights = f"{tmp_path / 'outside.py'}:{name}", tmp_path / "w.pt"
+    module = module_of(text)
+    torch.save(module.state_dict(), weights)
+    if name in ("fixed", "seeded", "shared"):
+        require_all_is_saved(text, module, weights)
+        return
+    with pytest.raises(CheckpointError, match=rf"{name} draws kernels at random.*w\.pt it is another model"):
+        targets.read(text, TargetOptions(checkpoint=weights))
+
+
+def test_a_folder_with_a_graph_alone_names_it(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"neither manifest\.json .*; there is .*model\.onnx: name one"):
         targets.read(str(tmp_path), TargetOptions())

@@ -446,7 +446,7 @@ class WidthLimits:
         if min_length > widest:
             raise UncheckableError(
                 f"the model needs at least {min_length} steps, and sequences of up to {widest} are tried: pass a "
-                "larger --max-length"
+                "smaller --min-length, or a larger --max-length if the model takes so many"
             )
         too_short = _lengths_too_short(subject, min_length, widest)
         shortest = max(min_length, max(too_short, default=0) + 1)

@@ -113,7 +113,8 @@ def read_directory(text: str, options: TargetOptions) -> DirectoryTarget:
         inside = sorted(
             {str(file.parent) for depth in ("*", "*/*") for file in directory.glob(f"{depth}/{MANIFEST_FILE}")}
         )
-        instead = f"; there is {', '.join(inside[:5])}" if inside else ""
+        inside = inside or sorted(map(str, directory.glob("*.onnx")))  # of optimum, if config.json stood beside them
+        instead = f"; there is {', '.join(inside[:5])}: name one" if inside else ""
         raise ConfigurationError(
             f"{text} is a folder with neither {MANIFEST_FILE} (a model directory) nor {trained.WEIGHTS_FILE} (what "
             f"`lengthwise train` wrote){instead}"

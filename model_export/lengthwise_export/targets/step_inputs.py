@@ -312,6 +312,20 @@ def _vocabularies(unread: TorchSubject) -> dict[str, int]:
     }
 
 
+def require_it_runs(text: str, subject: TorchSubject, options: TargetOptions) -> None:
+    """Makes sure that a fitted module takes the width of the options, to which sequences are brought.
+
+    Raises:
+        ConfigurationError: It raises at this width.
+    """
+    error = run_error(subject, pad([Sampler(subject.steps, seed=0).sequence(1)] * 2, multiple=1))
+    if error is not None and error.of_answer is None:
+        raise ConfigurationError(
+            f"{text} raises with --width {options.width}: {error}. Pass the number of steps that it was trained with, "
+            "which an error names where --width is left out; and --channels-first, if it takes [rows, features, width]"
+        )
+
+
 def require_order_of_axes(text: str, subject: TorchSubject) -> None:
     """Makes sure that a module does not mix rows only because it takes its axes in another order.
 

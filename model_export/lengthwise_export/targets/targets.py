@@ -82,6 +82,8 @@ def read(
         with one_torch_thread():
             if kind == "module":
                 module: Any = source if is_object else torch_targets.module_of(text)
+                if options.checkpoint is not None and not is_object:
+                    torch_targets.require_all_is_saved(text, module, options.checkpoint)
                 target = torch_targets.read_module(text, module, options, blind=blind, layout=layout)
             elif kind == "spec":
                 target = torch_targets.read_spec(text, options)

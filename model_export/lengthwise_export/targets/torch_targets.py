@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from lengthwise.exporter_api.contract import GraphNames, StepInput
@@ -23,11 +23,11 @@ from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
-from lengthwise_export.errors import CheckpointError, ConfigurationError, UncheckableError
+from lengthwise_export.errors import CheckpointError, ConfigurationError, UncheckableError, first_of
 from lengthwise_export.layouts import StepLayout
-from lengthwise_export.options import TargetOptions
+from lengthwise_export.options import StrPath, TargetOptions
 from lengthwise_export.targets import fitted
-from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_order_of_axes
+from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_it_runs, require_order_of_axes
 from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
 from lengthwise_export.tracing.beside_arguments import StaticArgument
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, read_packed_signature, read_signature
@@ -42,10 +42,10 @@ _MODULE_NAME: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
 _IMPORTED_FILES: dict[str, tuple[Path, int]] = {}  # By the name of a module: its file, and the time of its last change
 
 
-def module_of(text: str) -> nn.Module:
+def module_of(text: str, seed: int = 0) -> nn.Module:
     """The torch module that a text such as `nets.py:make` names: a module, or what the factory of this name returns.
 
-    Weights that the factory draws at random have a fixed seed.
+    Weights that the factory draws at random have this seed.
 
     Raises:
         ConfigurationError: There is no such name, the factory raises, or it returns something else than a torch module.
@@ -67,9 +67,9 @@ def module_of(text: str) -> nn.Module:
     if not isinstance(thing, nn.Module):
         if not callable(thing):
             raise ConfigurationError(f"{text} is a {type(thing).__name__}: name a function that returns a torch module")
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         random_state = random.getstate()
-        random.seed(0)  # Keras draws the seeds of its weights from it
+        random.seed(seed)  # Keras draws the seeds of its weights from it
         try:
             thing = thing()
         except (Exception, SystemExit) as error:  # the user's own code
@@ -87,6 +87,40 @@ def module_of(text: str) -> nn.Module:
     if not isinstance(thing, nn.Module):
         raise ConfigurationError(f"{text} gives a {type(thing).__name__}: it must return a torch.nn.Module")
     return thing
+
+
+def require_all_is_saved(text: str, module: nn.Module, checkpoint: StrPath) -> None:
+    """Makes sure that a checkpoint can hold all that a factory draws at random.
+
+    Tensors in plain attributes or lists of a module, such as the kernels of tsai's Hydra, are not in its `state_dict`:
+    they would be drawn anew, and the answers would be those of another model. Where a module has such tensors, the
+    factory is called once more, with another seed.
+
+    Raises:
+        CheckpointError: They are drawn at random; the message names them.
+    """
+    unsaved = [] if is_keras(module) else _unsaved(module)
+    again = _unsaved(module_of(text, seed=1)) if unsaved else []
+    pairs = zip(unsaved, again, strict=False)
+    drawn = [*dict.fromkeys(name for (name, tensor), (_, other) in pairs if not torch.equal(tensor, other))]
+    if drawn:
+        raise CheckpointError(
+            f"{text} draws {first_of(drawn, 3)} at random, and no state_dict has what is neither a parameter nor a "
+            f"buffer: with the weights of {checkpoint} it is another model than the one that was trained. Let the "
+            "function give them the values of the training (from a file, or by its seed)"
+        )
+
+
+def _unsaved(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """The tensors of a module that its `state_dict` lacks, each with the attribute in which or in whose list it is."""
+    saved = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
+    return [
+        (f"{prefix}.{name}".removeprefix("."), item)
+        for prefix, part in module.named_modules()
+        for name, value in (vars(part) | dict(part.named_buffers(recurse=False))).items()
+        for item in (value if isinstance(value, list | tuple) else [value])
+        if isinstance(item, Tensor) and id(item) not in saved
+    ]
 
 
 def prefer_torch() -> None:
@@ -272,6 +306,8 @@ def read_module(
     unread = TorchSubject(module, StepInput(features=1), signature, output_selector(options.output), state=state)
     subject, shape = find_steps(text, unread, options)
     subject = replace(subject, steps=fitted.steps_of_any_width(subject.steps, options))
+    if options.width is not None:
+        require_it_runs(text, subject, options)
     if signature.second == "none":
         require_order_of_axes(text, subject)
     labels = _labels_of_module(text, options, subject.steps, classes=shape[-1])
