@@ -53,8 +53,12 @@ ROOTS: Final = tuple(
     str(folder) + os.sep for folder in (Path(lengthwise.__file__).parent, Path(lengthwise_export.__file__).parent)
 )
 _PARTS: Final = ("<listcomp>", "<genexpr>", "<dictcomp>", "<setcomp>", "<lambda>")
-_NOT_OF_A_FLOW: Final = ("Server.serve", "Watchdog.look_at_runs", "Watchdog.look_at_loop", "say")
-"""A coroutine and a thread that run on while requests come and go; and the lines of progress, one for some seconds."""
+_NOT_OF_A_FLOW: Final = (
+    *("Server.serve", "Watchdog.look_at_runs", "Watchdog.look_at_loop"),
+    *("say", "_owner_of_folder", "_is_installed_in"),
+)
+"""A coroutine and a thread that run on while requests come and go; the lines of progress, one for some seconds; and
+what is asked once for each folder of the modules and paths of this process, which differ from machine to machine."""
 _MODEL: Final = """
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence

@@ -11,8 +11,8 @@ without states: processor time in this process, in alternating turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import machine, output, pages, processes
-from benchmarks.contenders import SERVICE, Contender
+from benchmarks.contenders import SERVICE
 from benchmarks.workloads import CACHE, HERE, Work, exported
 from lengthwise.bench.figures import Figures
 from lengthwise.bench.launch import Running
@@ -57,26 +57,16 @@ class Round:
     whole_at_half: Figures
 
 
-@contextmanager
-def services(precision: Precision, before: Path | None, cores: Sequence[int]) -> Iterator[tuple[Any, Any]]:
-    """Where the service listens that takes states, and that which takes all steps again: the same, or a checkout's.
-
-    Both serve a two-layer LSTM of 128. A checkout's own has no states, and is what that checkout exports.
-    """
-
-    def running(name: str, contender: Contender, *options: str) -> AbstractContextManager[Running]:
-        directory = CACHE.parent / f"{CACHE.name}-{name}-{precision}" / "streaming-lstm" / "1"
-        spec = HERE / "specs" / "streaming-lstm.toml"
-        exported(directory, spec, "--precision", precision, *options, python=contender.python)
-        return contender.running(Work(name, name, directory, []), cores)
-
-    with running("streaming", SERVICE, "--streaming") as streams:
-        if before is None:
-            yield streams.target, streams.target
-            return
+def service(precision: Precision, before: Path | None, cores: Sequence[int]) -> AbstractContextManager[Running]:
+    """Runs a two-layer LSTM of 128 that streams; or with a checkout, what that exports, which takes no states."""
+    contender, name, options = SERVICE, "streaming", ["--streaming"]
+    if before is not None:
         python = str(before.resolve() / ".venv" / "bin" / "python")
-        with running(f"whole-{machine.described(before)}", replace(SERVICE, python=python)) as other:
-            yield streams.target, other.target
+        contender, name, options = replace(SERVICE, python=python), f"whole-{machine.described(before)}", []
+    directory = CACHE.parent / f"{CACHE.name}-{name}-{precision}" / "streaming-lstm" / "1"
+    spec = HERE / "specs" / "streaming-lstm.toml"
+    exported(directory, spec, "--precision", precision, *options, python=contender.python)
+    return contender.running(Work(name, name, directory, []), cores)
 
 
 def bodies(items: Sequence[Any], together: int = 1) -> list[bytes]:
@@ -124,7 +114,11 @@ def measure(
     random = np.random.default_rng(0)
     steps = random.standard_normal((keys, age + NEW_STEPS, FEATURES)).round(3).astype(np.float32)
     many = LoadSpec(concurrency=MANY, seconds=seconds, warmup_seconds=min(0.5, seconds))
-    with services(precision, before, cores) as (target, other):
+    with (
+        service(precision, None, cores) as streams,
+        nullcontext() if before is None else service(precision, before, cores) as old,
+    ):
+        target, other = streams.target, (old or streams).target
         difference, (new, together, whole) = loads(target, other, [*steps[:, :age]], [*steps[:, age:]])
         found = []
         for _ in track(range(rounds), precision, console=Console(stderr=True)):
