@@ -319,6 +319,10 @@ def fixed():
     return Kernels((torch.arange(3), "a name"))
 
 
+def unknown():
+    return Kernels(torch.full((3,), torch.nan))
+
+
 def seeded():
     torch.manual_seed(5)
     return attribute()
@@ -331,13 +335,13 @@ def shared():
 """
 
 
-@pytest.mark.parametrize("name", ["attribute", "listed", "buffer", "fixed", "seeded", "shared"])
+@pytest.mark.parametrize("name", ["attribute", "listed", "buffer", "fixed", "unknown", "seeded", "shared"])
 def test_what_is_drawn_at_random_and_in_no_file_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "outside.py").write_text(OUTSIDE)
     text, weights = f"{tmp_path / 'outside.py'}:{name}", tmp_path / "w.pt"
     module = module_of(text)
     torch.save(module.state_dict(), weights)
-    if name in ("fixed", "seeded", "shared"):
+    if name in ("fixed", "unknown", "seeded", "shared"):
         require_all_is_saved(text, module, weights)
         return
     with pytest.raises(CheckpointError, match=rf"{name} draws kernels at random.*w\.pt it is another model"):

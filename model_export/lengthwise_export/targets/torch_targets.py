@@ -101,11 +101,14 @@ def require_all_is_saved(text: str, module: nn.Module, checkpoint: StrPath) -> N
     """
     unsaved = [] if is_keras(module) else _unsaved(module)
     again = _unsaved(module_of(text, seed=1)) if unsaved else []
-    pairs = zip(unsaved, again, strict=False)
-    drawn = [*dict.fromkeys(name for (name, tensor), (_, other) in pairs if not torch.equal(tensor, other))]
+    drawn = {
+        name: None  # once, in the order of the module
+        for (name, tensor), (_, other) in zip(unsaved, again, strict=False)
+        if not torch.equal(tensor.nan_to_num(), other.nan_to_num())
+    }
     if drawn:
         raise CheckpointError(
-            f"{text} draws {first_of(drawn, 3)} at random, and no state_dict has what is neither a parameter nor a "
+            f"{text} draws {first_of([*drawn], 3)} at random, and no state_dict has what is neither a parameter nor a "
             f"buffer: with the weights of {checkpoint} it is another model than the one that was trained. Let the "
             "function give them the values of the training (from a file, or by its seed)"
         )
