@@ -269,7 +269,9 @@ def _require_sound(report: Report, target: Target) -> None:
     if report.verdict == "leak":
         begin = f" It begins at {report.leaks[0].operator}." if report.leaks else ""
         why = f"{target.text}: {report.reason}.{begin}"
-        raise VerificationError(f"{why} `{target.check_command}` shows the cause and a fix")
+        raise VerificationError(
+            f"{why} `{target.check_command}` shows the cause and a fix; --mend rewrites the graph and proves it"
+        )
 
 
 def _is_attention(answer: ModelOutput, batch: PaddedBatch) -> bool:
