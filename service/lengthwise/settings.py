@@ -465,8 +465,8 @@ def passed_to_worker(channel: int) -> dict[str, str]:
     return environment | {_CHANNEL_VARIABLE: str(channel)}
 
 
-def channel_of_worker() -> int | None:
-    """The descriptor of this process's channel to its parent, and removes its variable; None if it is no worker."""
+def take_channel_of_worker() -> int | None:
+    """Takes the descriptor of this process's channel to its parent out of the environment; None if it is no worker."""
     descriptor = os.environ.pop(_CHANNEL_VARIABLE, None)
     return None if descriptor is None else int(descriptor)
 

@@ -3,7 +3,8 @@
 The file of a rule is a table as of `LeakRule`:
 
     code = "LW201"                      # with `name` and `severity`
-    why = "The mean over the steps ..." # a sentence for a report; `message` in its place has words of the run, as `$id`
+    why = "The mean over the steps ..." # a sentence
+    message = "The rows of id $id ..."  # if there is one, a report says it instead of `why`, with words of the run
 
     [[operators]]                       # an entry for operators of torch and ONNX; `[[layers]]` for layers of Keras
     order = 220                         # of all entries of all rules, the first that matches is used

@@ -199,8 +199,8 @@ class FollowedTensors(TorchFunctionMode):
     def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any, steps: Tensor) -> tuple[str, float | None]:
         """`kind` and `number`, as `_FromSteps` has them, of the result of a function of torch.
 
-        1. Of constants alone: a constant, if its number is known or the function fills a tensor with one number; else
-           `other`.
+        1. Of constants alone: a constant, if one number in the call is its value, or the function is in `_UNIFORM`;
+           else `other`.
         2. Of steps compared with a number, `steps != number`: `compared`, or a mask where a step is one number.
         3. `any` of what is compared: a mask.
         4. What only copies or joins the numbers of steps, or of masks: the same kind. All of these have to be of the
@@ -217,8 +217,9 @@ class FollowedTensors(TorchFunctionMode):
         numbers = [source.number for source in sources if source.kind != "constant"]
         constants = [source.number for source in sources if source.kind == "constant"]
         constants += [float(leaf) for leaf in tree_leaves(call) if isinstance(leaf, Real)]
-        compared = constants[0] if name in _OF_ONE_NUMBER and len(constants) == 1 else None
-        number = next((each for each in (*numbers, compared) if each is not None), None)
+        # What a constant is made of, or what steps are compared with
+        only_number = constants[0] if name in _OF_ONE_NUMBER and len(constants) == 1 else None
+        number = next((each for each in (*numbers, only_number) if each is not None), None)
         if not kinds:
             return "other" if number is None and name not in _UNIFORM else "constant", number
         if kinds == {"steps"} and name in ("ne", "not_equal"):

@@ -68,7 +68,7 @@ def recognise(
         body.input(name, width)
     step_leaf = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
-    # An affine function of leaves, and a product or an activation is a leaf: what has none holds another operator.
+    # A state that is no affine function of leaves (products and activations are leaves) has an operator of no cell.
     after_step = {
         name: function for name, (next_name, _) in states.items() if (function := body.affine(next_name)) is not None
     }

@@ -380,10 +380,10 @@ class Mender:
         """
         # For each dim, the size to repeat it to; None for a dim that stays
         sizes: list[Size | None] = [None if operand.has_added_rows else self.rows for _ in result.added_dims]
-        for axis, (group, own_group) in enumerate(zip(result.groups, operand.groups, strict=True)):
+        for axis, (group, operand_group) in enumerate(zip(result.groups, operand.groups, strict=True)):
             sizes += [
-                None if axis == keep or own.fixed != 1 or size.fixed == 1 else size
-                for size, own in zip(group, own_group, strict=True)
+                None if axis == keep or operand_size.fixed != 1 or size.fixed == 1 else size
+                for size, operand_size in zip(group, operand_group, strict=True)
             ]
         return self.emit_with_shape("Expand", operand.name, sizes) if any(sizes) else operand.name
 

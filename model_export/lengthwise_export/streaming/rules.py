@@ -425,15 +425,16 @@ def _picked_by_data(mender: StreamingMender, index: DataTensor) -> Value:
 def _picked_step(mender: StreamingMender, value: DataTensor, axis: int, index: KnownTensor) -> Value:
     """Case 3 of `_pick`: picks steps at constant positions; negative ones count from the end of the whole sequence.
 
+    The positions are those in the whole sequence: `take_per_row` takes the steps of earlier chunks from the state.
     Lengths at which a sequence does not have all these steps are left out.
     """
     numbers = index.constant
     if numbers is None or numbers.ndim > 1:
         mender.refuse("picks by a table of positions")
-    size = value.groups[axis][0].by_length
+    total_size = value.groups[axis][0].by_length
     table = np.broadcast_to(np.reshape(numbers, (1, -1)), (len(mender.lengths), np.size(numbers)))
-    positions = np.where(table < 0, table + size[:, None], table)
-    is_inside = (positions >= 0) & (positions < size[:, None])
+    positions = np.where(table < 0, table + total_size[:, None], table)
+    is_inside = (positions >= 0) & (positions < total_size[:, None])
     mender.require_lengths(np.asarray(is_inside.all(axis=1)))
     names = [mender.writer.per_row_column(column) for column in positions.T]
     indices = mender.emit("Concat", names, axis=1) if len(names) > 1 else names[0]

@@ -76,7 +76,8 @@ def earliness(model: BuiltInModel, splits: Mapping[str, EvaluationScores], spec:
         return {}
     examples = [answer.example for answer in splits[name].of]
     points = [
-        (share, evaluate(model, [_begin(example, share) for example in examples], spec).accuracy) for share in SHARES
+        (share, evaluate(model, [_beginning_of(example, share) for example in examples], spec).accuracy)
+        for share in SHARES
     ]
     return {"earliness": {"split": name, "points": points}}
 
@@ -94,7 +95,7 @@ def learned_stop(model: BuiltInModel, split: EvaluationScores, spec: Spec) -> tu
         saved.
     """
     examples = [answer.example for answer in split.of]
-    begun = [[_begin(example, share) for example in examples] for share in SHARES]
+    begun = [[_beginning_of(example, share) for example in examples] for share in SHARES]
     seen = np.array([[len(example.steps) for example in each] for each in begun])  # [shares, examples]
     answered = [join_answers(evaluate(model, each, spec).of, spec.output.task) for each in begun]
     score, label = (torch.stack([logits.softmax(1).max(1)[of] for logits, _ in answered]).numpy() for of in (0, 1))
@@ -111,6 +112,6 @@ def learned_stop(model: BuiltInModel, split: EvaluationScores, spec: Spec) -> tu
     return StopAt(probability=-probability, steps=steps), {"accuracy": float(accuracy), "share": float(share)}
 
 
-def _begin(example: Example, share: float) -> Example:
+def _beginning_of(example: Example, share: float) -> Example:
     """The first steps of an example: a share of them, one at least."""
     return replace(example, steps=example.steps[: max(math.ceil(share * len(example.steps)), 1)])

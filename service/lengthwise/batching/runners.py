@@ -375,7 +375,7 @@ class Runners:
         Otherwise `_take_inline` has woken a runner for it. After a batch the event loop polls for requests for a short
         time (`busy_poll`), because its clients often send the next ones at once.
         """
-        self._loop.call_soon(self._count_inline)  # runs after the callbacks that write this batch's answers
+        self._loop.call_soon(self._count_inline)  # in the next iteration: `settle_all` below has told the callers
         planned = self._take_inline()
         if planned is None:
             return

@@ -121,8 +121,8 @@ class SentStates:
     def read(self, versions: Sequence[Manifest], keys: StateKeys) -> tuple[int, list[Past | None]]:
         """The index of the version that answers, and the past of each item.
 
-        The past is None for an item without a state, if the answer has none either. Without a state that is of a
-        version, the first one answers.
+        The past is None for an item without a state, unless the answer is to have one. Without a state that is of a
+        version, the first one answers. What is refused is noted in `problems`, `conflicts` and `refused`.
         """
         beginning = Past(wants_state=True) if self.wants_state else None
         self._states = [self._state(index, keys) for index in range(len(self.sent))]

@@ -112,6 +112,7 @@ class RequestParts(NamedTuple):
         None if they are more or less than that, or if the header block is longer than `LONGEST_KEY_BYTES` or has no
         plain content length.
         """
+        # Where there is no end, this is 3, and so few bytes have no content length.
         end = data.find(_END, 0, LONGEST_KEY_BYTES) + len(_END)
         length = _CONTENT_LENGTH.search(data, 0, end)
         if length is None or int(length[1]) != len(data) - end:

@@ -31,7 +31,7 @@ from lengthwise.processes.channel import Channel, encode, receive_start
 from lengthwise.processes.shared_memory import ABSENT, ENDING, LOADED, READY, STARTING, SharedMemory
 from lengthwise.repository.modest import end_with_parent
 from lengthwise.repository.stopping import Stopped, Stopping
-from lengthwise.settings import channel_of_worker
+from lengthwise.settings import take_channel_of_worker
 from lengthwise.telemetry.snapshots import Snapshot
 
 BEAT_SECONDS: Final = 0.5  # between two beats
@@ -83,7 +83,7 @@ class Worker:
     @classmethod
     def of_this_process(cls) -> Worker | None:
         """This process as the first message of its parent describes it; None if the process serves alone."""
-        if (descriptor := channel_of_worker()) is None:
+        if (descriptor := take_channel_of_worker()) is None:
             return None
         end_with_parent()  # where the kernel cannot do that, the end of the channel does
         end = socket.socket(fileno=descriptor)

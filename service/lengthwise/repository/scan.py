@@ -145,18 +145,19 @@ class Scan:
     def _begin(self, key: Key) -> None:
         """Begins with a version.
 
-        - An unchanged one gets the result of the last scan.
+        - An unchanged one gets the result of the last scan, as long as that holds (`VersionResult.holds_seconds`); but
+          not one that was refused, if a client asks for its name again.
         - If its graph fits beside the others, this starts to verify it, and waits up to `SLOW_SECONDS`, as most
           versions are verified by then.
-        - If it may fit when a running verification is finished, this only waits for one.
+        - If it may fit when a running verification is finished, this only waits for one, and is called again.
         - Otherwise it is refused.
         """
         # 1. An unchanged directory: the result of the last scan
         state, directory = self._state, self._directories[key]
-        current, (before, until) = directory_state(directory), self.before.states.get(key, ((), 0.0))
-        served, reason, left = state.served.get(key), state.refusals.get(key), until - monotonic()
-        if before == current and left > 0 and not (reason is not None and key.name == self.retry_name):
-            state.settle(key, VersionResult(served, reason, left), current)
+        current, (before, holds_until) = directory_state(directory), self.before.states.get(key, ((), 0.0))
+        served, reason, seconds_left = state.served.get(key), state.refusals.get(key), holds_until - monotonic()
+        if before == current and seconds_left > 0 and not (reason is not None and key.name == self.retry_name):
+            state.settle(key, VersionResult(served, reason, seconds_left), current)
             return
         # 2. Whether its graph fits beside the others
         needed, limit = graph_bytes(current), self.max_model_bytes

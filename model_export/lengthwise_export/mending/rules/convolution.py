@@ -107,8 +107,8 @@ def surrounded(
     """
     value = mender.fill_padding(value, axis, fill, cause)
     new_size = Size(mender.only_dim(value, axis)[1].table + sum(amounts))
-    # In the tensor with the two steps of `fill`, a row's own steps begin at 1. Positions before its beginning or past
-    # its end are taken for its first and its last one (`take_per_row`).
+    # In the tensor with the two steps of `fill`, a row's own steps begin at 1. Positions outside of the tensor are
+    # taken for its first or last step, which are `fill`; what lies behind a row's own steps was filled above.
     index = mender.strided_positions(1 - amounts[0], 1, new_size)
     return mender.take_per_row(mender.padded(value, {axis: (1, 1)}, fill=fill), axis, index, new_size)
 

@@ -62,13 +62,15 @@ def _recurrent(mender: Mender, value: DataTensor) -> list[DataTensor]:
     2. It has lengths from an input, or computed from the steps: the node stays.
     3. It runs over an axis of fixed size, row by row: the node stays.
     4. Rows that are merged with another axis (a bag of sequences) get the row's length once for each part.
-    5. It takes the rows for its steps (`batch_first` forgotten), or merged steps: refused.
+    5. It takes the rows for its steps (`batch_first` forgotten), merged steps, or no rows at all: refused.
     """
+    # Case 5
     (time,), rows, _ = value.groups
     order = f"{axis_text((time,))} as steps and {axis_text(rows)} as rows"
     mender.refuse_if(time.is_rows or rows[0].is_time, f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
     mender.refuse_if(not any(size.is_rows for size in rows), "does not run over the rows of the batch")
     mender.refuse_if(not time.is_time and time.fixed is None, "runs over an axis that is no time")
+    # Cases 1 to 4
     lengths, cause = _sequence_lens(mender, time, rows)
     names = mender.copy_node(_inputs(mender, value, lengths))
     # The first output has the states of all steps, the others only the last states.

@@ -122,7 +122,7 @@ class _Packing(Pattern):
     def _find(self) -> set[str]:
         """The stepwise values."""
         attentions = [node for node in self.graph.nodes if node.operator == OF_VALID_STEPS]
-        found = {name for node in attentions for name in (*self._read(node), *node.outputs)}
+        found = {name for node in attentions for name in (*self._stepwise_inputs(node), *node.outputs)}
         count = 0
         while count < len(found):
             count = len(found)
@@ -130,7 +130,7 @@ class _Packing(Pattern):
                 if not found.isdisjoint(node.outputs):
                     found |= self._source(node)
             for node in self.graph.nodes:  # what is made of them
-                if (read := self._read(node)) and read <= found:
+                if (read := self._stepwise_inputs(node)) and read <= found:
                     found.update(node.outputs)
         return found
 
@@ -139,15 +139,18 @@ class _Packing(Pattern):
 
         The difference from a mean over the features is such, or a product with the error function.
         """
-        read, made_of = self._read(node), set[str]()
+        read, made_of = self._stepwise_inputs(node), set[str]()
         for name in read:
-            while len(before := self._read(self.makers.get(name, Node()))) == 1:
+            while len(before := self._stepwise_inputs(self.makers.get(name, Node()))) == 1:
                 (name,) = before
                 made_of.add(name)
         return read & made_of or (read if len(read) == 1 else set())
 
-    def _read(self, node: Node) -> set[str]:
-        """The inputs of a node that computes each step by itself, but for constants; empty for another node."""
+    def _stepwise_inputs(self, node: Node) -> set[str]:
+        """The inputs that have to be stepwise, of a node that computes each step by itself; empty for another node.
+
+        Constants need not be, nor masks that zero the padding, nor the mask of attention over valid steps.
+        """
         read = {name for name in node.inputs if name} - self._fixed
         if node.operator == OF_VALID_STEPS:
             return read - {node.inputs[-1]}
@@ -213,7 +216,7 @@ class _Packing(Pattern):
             if node.operator == _SUM:
                 self._nodes.append(replace(node, inputs=[self._pack(node.inputs[0]), _LENGTHS]))
                 continue
-            if (read := self._read(node)) and read <= self._stepwise:
+            if (read := self._stepwise_inputs(node)) and read <= self._stepwise:
                 self._add(node, read)
                 continue
             inner = (each for graph in node.graphs for each in graph.walk())
@@ -322,7 +325,7 @@ class _Packing(Pattern):
 
         They are none if it does not compute each step by itself.
         """
-        output, read = self._firsts[node.outputs[0]], self._read(node)
+        output, read = self._firsts[node.outputs[0]], self._stepwise_inputs(node)
         if not read or not read <= self._stepwise:
             return []
         if node.operator != OF_VALID_STEPS:
