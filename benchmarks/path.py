@@ -1,15 +1,15 @@
 """What a flow crosses: `python -m benchmarks.path FLOW` counts the files and calls that it enters.
 
-- **request**: a warm `POST /predict` of 20 steps over a kept connection, of a service with one runner and the bundled
-  models in this process. The looks of the watchdog, twice a second, are not counted. Of `REQUESTS` requests it is the
-  one with the fewest calls: in each second one makes the header of the date, and another thread may take the batch.
+- **request**: a warm `POST /predict` of `STEPS` steps over a kept connection, of a service with one runner and the
+  bundled models in this process. Of `REQUESTS` requests it is the one with the fewest calls: in each second one makes
+  the header of the date, and another thread may take the batch.
 - **export**: `lengthwise export` of an LSTM in a file of its own.
 - **training**: `lengthwise train` of a small LSTM, two epochs of 60 records.
 - **load**: the first load of the bundled model, of which nothing is stored yet.
 
 Python's profiler follows every thread. Counted are the Python functions of this project that are entered;
 comprehensions and generators belong to the function around them. Calls into C, templates and other packages are not
-counted, nor what other processes do. Files stand in the order in which they were first entered.
+counted, nor what other processes do, nor `_NOT_OF_A_FLOW`. Files stand in the order in which they were first entered.
 """
 
 from __future__ import annotations

@@ -199,7 +199,9 @@ def test_a_width_is_an_option_of_torch_modules_alone() -> None:
 
 @pytest.mark.parametrize(("width", "channels_first"), [(9, True), (WIDTH, False)])
 def test_a_width_or_an_order_that_the_module_lacks_is_told(width: int, channels_first: bool) -> None:
-    with pytest.raises(ConfigurationError, match=rf"raises with --width {width}: .*trained with.*--channels-first"):
+    with pytest.raises(
+        ConfigurationError, match=rf"raises for a sequence of --width {width} steps: .*trained with.*--channels-first"
+    ):
         lengthwise_export.check(Positions(), features=4, channels_first=channels_first, width=width, fit="pad")
 
 

@@ -17,7 +17,7 @@ from lengthwise_export.errors import CheckpointError, SpecError
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import targets
 from lengthwise_export.targets.target import DirectoryTarget, GraphTarget, ModuleTarget, SpecTarget, labels_of
-from lengthwise_export.targets.torch_targets import module_of, require_all_is_saved
+from lengthwise_export.targets.torch_targets import module_of
 from tests.gallery.index import ONNX_SOUND
 
 BUNDLED = Path(__file__).parents[2] / "service" / "lengthwise" / "models" / "japanese-vowels" / "1"
@@ -287,17 +287,39 @@ def test_a_model_directory_is_read_by_its_manifest(tmp_path: Path) -> None:
 
 
 OUTSIDE = """
+import numpy
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm
 
 
-class Kernels(nn.Module):  # as tsai's Hydra: what is drawn is in no state_dict
-    def __init__(self, kernels):
+class Kernels(nn.Module):
+    def __init__(self, kernels=None):
         super().__init__()
         self.kernels, self.head = kernels, nn.Linear(3, 2)
 
+    def drawn(self):
+        return self.kernels
+
     def forward(self, x, lengths):
-        return self.head(x.sum(1))
+        valid = torch.arange(x.shape[1]) < lengths[:, None]
+        drawn = self.drawn()
+        return self.head((x * valid[..., None]).sum(1) * (1 if drawn is None else torch.as_tensor(drawn)))
+
+
+class First(Kernels):  # as tsai's Hydra: what is drawn is in no state_dict
+    def drawn(self):
+        return self.kernels[0]
+
+
+class Unread(Kernels):
+    def drawn(self):
+        return None
+
+
+class OwnDict(Kernels):
+    def state_dict(self):
+        return super().state_dict()
 
 
 def attribute():
@@ -305,22 +327,26 @@ def attribute():
 
 
 def listed():
-    return Kernels([torch.randn(3), None])
+    return First([torch.randn(3), None])
+
+
+def keyed():
+    return First({0: torch.randn(3)})
+
+
+def array():
+    return Kernels(torch.randn(3).numpy())
 
 
 def buffer():
-    module = Kernels(None)
+    module = Kernels()
     del module.kernels
     module.register_buffer("kernels", torch.randn(3), persistent=False)
     return module
 
 
 def fixed():
-    return Kernels((torch.arange(3), "a name"))
-
-
-def unknown():
-    return Kernels(torch.full((3,), torch.nan))
+    return First((torch.arange(3), "a name"))
 
 
 def seeded():
@@ -329,23 +355,87 @@ def seeded():
 
 
 def shared():
-    module = Kernels(None)
-    module.kernels = [module.head.weight]
+    module = Unread()
+    module.kernels = [module.head.weight.T]
     return module
+
+
+def example():
+    return Unread(torch.randn(3))
+
+
+def scratch():
+    return Unread(torch.full((3,), torch.nan))
+
+
+def sparse():
+    return Unread(torch.randn(3).to_sparse())
+
+
+def meta():
+    return Unread(torch.empty(3, device="meta"))
+
+
+def old_norm():
+    module = Kernels()
+    spectral_norm(module.head)
+    return module
+
+
+def new_norm():
+    module = Kernels()
+    parametrizations.weight_norm(module.head)
+    return module
+
+
+def pruned():
+    module = Kernels()
+    prune.random_unstructured(module.head, "weight", 1)
+    return module
+
+
+def own_dict():
+    return OwnDict(torch.arange(3))
+
+
+made = []
+
+
+def once():
+    if made:
+        raise ValueError("already registered")
+    made.append(True)
+    return attribute()
 """
 
 
-@pytest.mark.parametrize("name", ["attribute", "listed", "buffer", "fixed", "unknown", "seeded", "shared"])
-def test_what_is_drawn_at_random_and_in_no_file_is_refused(tmp_path: Path, name: str) -> None:
+def saved(tmp_path: Path, name: str) -> tuple[str, TargetOptions]:
+    """A factory of `OUTSIDE`, and the options with the weights of a module of it that another seed drew."""
     (tmp_path / "outside.py").write_text(OUTSIDE)
     text, weights = f"{tmp_path / 'outside.py'}:{name}", tmp_path / "w.pt"
-    module = module_of(text)
-    torch.save(module.state_dict(), weights)
-    if name in ("fixed", "unknown", "seeded", "shared"):
-        require_all_is_saved(text, module, weights)
-        return
-    with pytest.raises(CheckpointError, match=rf"{name} draws kernels at random.*w\.pt it is another model"):
-        targets.read(text, TargetOptions(checkpoint=weights))
+    torch.save(module_of(text, seed=3).state_dict(), weights)
+    return text, TargetOptions(checkpoint=weights)
+
+
+@pytest.mark.parametrize("name", ["attribute", "listed", "keyed", "array", "buffer"])
+def test_what_is_drawn_at_random_and_in_no_file_is_refused(tmp_path: Path, name: str) -> None:
+    text, options = saved(tmp_path, name)
+    with pytest.raises(CheckpointError, match=rf"{name} draws something .*look at kernels.*w\.pt it is another model"):
+        targets.read(text, options)
+
+
+ANSWERS_ALIKE = ("fixed", "seeded", "shared", "example", "scratch", "sparse", "meta", "old_norm", "new_norm", "pruned")
+
+
+@pytest.mark.parametrize("name", [*ANSWERS_ALIKE, "own_dict", "once"])
+def test_what_answers_alike_or_is_made_once_keeps_its_checkpoint(tmp_path: Path, name: str) -> None:
+    text, options = saved(tmp_path, name) if name != "once" else (*saved(tmp_path, "attribute"),)
+    target = targets.read(text.replace("attribute", name), options)
+    assert isinstance(target, ModuleTarget)
+    held = torch.load(str(options.checkpoint))
+    read = target.subject.module.state_dict()
+    assert held.keys() == read.keys()
+    assert all(torch.equal(held[key], tensor) for key, tensor in read.items())
 
 
 def test_a_folder_with_a_graph_alone_names_it(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def _require_sound(report: Report, target: Target) -> None:
         begin = f" It begins at {report.leaks[0].operator}." if report.leaks else ""
         why = f"{target.text}: {report.reason}.{begin}"
         raise VerificationError(
-            f"{why} `{target.check_command}` shows the cause and a fix; --mend rewrites the graph and proves it"
+            f"{why} `{target.check_command}` shows the cause and a fix; --mend rewrites what can be mended"
         )
 
 

@@ -318,11 +318,11 @@ def require_it_runs(text: str, subject: TorchSubject, options: TargetOptions) ->
     Raises:
         ConfigurationError: It raises at this width.
     """
-    error = run_error(subject, pad([Sampler(subject.steps, seed=0).sequence(1)] * 2, multiple=1))
+    error = run_error(subject, pad([Sampler(subject.steps, seed=0).sequence(options.width or 1)], multiple=1))
     if error is not None and error.of_answer is None:
         raise ConfigurationError(
-            f"{text} raises with --width {options.width}: {error}. Pass the number of steps that it was trained with, "
-            "which an error names where --width is left out; and --channels-first, if it takes [rows, features, width]"
+            f"{text} raises for a sequence of --width {options.width} steps: {error}. If it was trained with another "
+            "number of steps, pass that; and --channels-first, if it takes [rows, features, width]"
         )
 
 

@@ -310,8 +310,7 @@ def labels_of(text: str, options: TargetOptions, classes: int) -> tuple[str, ...
     if options.labels is not None and len(labels) != classes:
         raise ConfigurationError(
             f"--labels gives {counted(len(labels), 'class', 'classes')}, {names}, but {text} has {classes}. A label "
-            "that has a comma stands in double quotes; beside a graph, id2label of its config.json gives those that "
-            "--labels does not"
+            "that has a comma stands in double quotes"
         )
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise ConfigurationError(f"--labels names {', '.join(map(repr, twice))} more than once")

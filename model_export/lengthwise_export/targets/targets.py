@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeGuard
 
@@ -20,7 +21,7 @@ from lengthwise_export.layouts import StepLayout
 from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import stock_folder
 from lengthwise_export.targets.stock_folder import AnyOptions
-from lengthwise_export.targets.target import Target, TargetKind, one_torch_thread, require_applicable
+from lengthwise_export.targets.target import ModuleTarget, Target, TargetKind, one_torch_thread, require_applicable
 
 if TYPE_CHECKING:
     import onnx
@@ -82,9 +83,10 @@ def read(
         with one_torch_thread():
             if kind == "module":
                 module: Any = source if is_object else torch_targets.module_of(text)
-                if options.checkpoint is not None and not is_object:
-                    torch_targets.require_all_is_saved(text, module, options.checkpoint)
-                target = torch_targets.read_module(text, module, options, blind=blind, layout=layout)
+                read_module = partial(torch_targets.read_module, text, options=options, blind=blind, layout=layout)
+                target = read_module(module)
+                if isinstance(target, ModuleTarget) and options.checkpoint is not None and not is_object:
+                    torch_targets.require_all_is_saved(text, target, read_module)
             elif kind == "spec":
                 target = torch_targets.read_spec(text, options)
             else:

@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
 import random
 import re
 import sys
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any, Final
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
 
-from lengthwise.exporter_api.contract import GraphNames, StepInput
+from lengthwise.exporter_api.contract import GraphNames, StepInput, pad
 from lengthwise_export.architecture import foreign_files, trained
 from lengthwise_export.architecture.model import ClassifierOutput
 from lengthwise_export.architecture.spec import Spec
 from lengthwise_export.checking.trace_torch import TorchSubject
+from lengthwise_export.checking.trials import Sampler
 from lengthwise_export.errors import CheckpointError, ConfigurationError, UncheckableError, first_of
 from lengthwise_export.layouts import StepLayout
-from lengthwise_export.options import StrPath, TargetOptions
+from lengthwise_export.options import TargetOptions
 from lengthwise_export.targets import fitted
 from lengthwise_export.targets.step_inputs import read_packed_steps, read_steps, require_it_runs, require_order_of_axes
-from lengthwise_export.targets.target import ModuleTarget, SpecTarget, TorchTarget, check_options_agree, labels_of
+from lengthwise_export.targets.target import (
+    ModuleTarget,
+    SpecTarget,
+    Target,
+    TorchTarget,
+    check_options_agree,
+    labels_of,
+)
 from lengthwise_export.tracing.beside_arguments import StaticArgument
 from lengthwise_export.tracing.call_signature import CallSignature, in_evaluation, read_packed_signature, read_signature
 from lengthwise_export.tracing.imports import late_modules
@@ -39,6 +50,8 @@ from lengthwise_export.tracing.source_lines import is_users, location_of
 _MODULE_NAME: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
 """The name of a module. Relative names, which begin with a dot, have no package here."""
 
+_PLAIN: Final = (int, float, str, bytes, set, torch.Size, torch.dtype, torch.device, NoneType)
+_ANOTHER_ANSWER: Final = 1e-3  # of the largest logit
 _IMPORTED_FILES: dict[str, tuple[Path, int]] = {}  # By the name of a module: its file, and the time of its last change
 
 
@@ -89,40 +102,54 @@ def module_of(text: str, seed: int = 0) -> nn.Module:
     return thing
 
 
-def require_all_is_saved(text: str, module: nn.Module, checkpoint: StrPath) -> None:
-    """Makes sure that a checkpoint can hold all that a factory draws at random.
+def require_all_is_saved(text: str, target: ModuleTarget, read_again: Callable[[nn.Module], Target]) -> None:
+    """Makes sure that what a factory draws at random is in the checkpoint that was loaded.
 
-    Tensors in plain attributes or lists of a module, such as the kernels of tsai's Hydra, are not in its `state_dict`:
-    they would be drawn anew, and the answers would be those of another model. Where a module has such tensors, the
-    factory is called once more, with another seed.
+    A `state_dict` has registered parameters and persistent buffers. What else a module holds, such as the kernels of
+    tsai's Hydra in a list, is drawn anew, and the answers are those of another model than was trained. So the factory
+    of a module that holds more is called once more, with another seed, and its module gets the same checkpoint: it has
+    to answer as the first does. Where it cannot be made or run again, nothing is known, and nothing is refused.
+
+    Args:
+        text: The name of the target.
+        target: The target, with the weights of the checkpoint.
+        read_again: Reads another module as it was read.
 
     Raises:
-        CheckpointError: They are drawn at random; the message names them.
+        CheckpointError: The answers differ.
     """
-    unsaved = [] if is_keras(module) else _unsaved(module)
-    again = _unsaved(module_of(text, seed=1)) if unsaved else []
-    drawn = {
-        name: None  # once, in the order of the module
-        for (name, tensor), (_, other) in zip(unsaved, again, strict=False)
-        if not torch.equal(tensor.nan_to_num(), other.nan_to_num())
-    }
-    if drawn:
+    subject, gap = target.subject, 0.0
+    held = unregistered(subject.module)
+    if held:
+        sequences = [Sampler(subject.steps, seed=0).sequence(subject.steps.width or max(target.min_length, 24))] * 2
+        batch = pad(sequences, multiple=1)
+        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):  # of the user's own code
+            other = read_again(module_of(text, seed=1)).subject
+            first, again, second = (each.answer(batch).logits for each in (subject, subject, other))
+            if np.array_equal(first, again):
+                gap = float(np.abs(first - second).max() / max(np.abs(first).max(), 1.0))
+        if subject.state is not None:
+            subject.state.restore()
+    if gap > _ANOTHER_ANSWER:
         raise CheckpointError(
-            f"{text} draws {first_of([*drawn], 3)} at random, and no state_dict has what is neither a parameter nor a "
-            f"buffer: with the weights of {checkpoint} it is another model than the one that was trained. Let the "
-            "function give them the values of the training (from a file, or by its seed)"
+            f"{text} draws something at random that is no registered parameter or persistent buffer, so no state_dict "
+            f"has it (look at {first_of(held, 3)}): with the weights of {target.checkpoint} it is another model than "
+            "the one that was trained. Let the function give it the values of the training, from a file or by its seed"
         )
 
 
-def _unsaved(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """The tensors of a module that its `state_dict` lacks, each with the attribute in which or in whose list it is."""
-    saved = {id(tensor) for tensor in module.state_dict(keep_vars=True).values()}
+def unregistered(module: nn.Module) -> list[str]:
+    """The attributes of a module and its parts with more than parameters, persistent buffers and plain values."""
+    lost = {
+        id(buffer) for part in module.modules() for buffer in map(part._buffers.get, part._non_persistent_buffers_set)
+    }
+    saved = {id(tensor) for tensor in (*module.parameters(), *module.buffers())} - lost
     return [
-        (f"{prefix}.{name}".removeprefix("."), item)
+        f"{prefix}.{name}".removeprefix(".")
         for prefix, part in module.named_modules()
-        for name, value in (vars(part) | dict(part.named_buffers(recurse=False))).items()
-        for item in (value if isinstance(value, list | tuple) else [value])
-        if isinstance(item, Tensor) and id(item) not in saved
+        for name, value in (vars(part) | part._buffers).items()
+        if name != "_buffers"
+        and not all(callable(leaf) or isinstance(leaf, _PLAIN) or id(leaf) in saved for leaf in tree_leaves(value))
     ]
 
 
@@ -155,7 +182,7 @@ def _remove_stale_module(path: Path) -> None:
         del sys.modules[path.stem]
         importlib.invalidate_caches()
         # Python would use the old bytecode if the file has the same size and was changed in the same second.
-        with suppress(OSError, NotImplementedError):
+        with contextlib.suppress(OSError, NotImplementedError):
             Path(importlib.util.cache_from_source(str(path))).unlink()
 
 

@@ -142,7 +142,7 @@ def _rows_per_batch(growth: Totals) -> float | None:
 def padding(row: Figures) -> str:
     """The share of padding as text: `1.2% (3.4%)`, in computed steps and in rows x width; '-' if it is not known.
 
-    Only the first of them may be unknown: an older service does not count it. The text is `(3.4%)` then.
+    An older service does not count the first: the text is `(3.4%)` then.
     """
     shares = [f"{share:.1%}" for share in (row.computed_padding_share, row.padding_share) if share is not None]
     return f"{shares[0]} ({shares[1]})" if len(shares) == 2 else f"({shares[0]})" if shares else "-"

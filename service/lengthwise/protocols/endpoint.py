@@ -118,9 +118,10 @@ class Endpoint(InferenceProtocol):
     def check(self, headers: dict[bytes, bytes]) -> None:
         """Checks the content type: JSON, none, raw bytes with their header, or that of a form.
 
-        `curl -d` sends JSON with the media type of a form, so that is taken, but not from a web page (`Origin` or
-        `Sec-Fetch-Site`): browsers send a form to another site without a preflight. An old browser may send neither
-        header; it writes `{` and `"` in a form as `%7B` and `%22`, so its body is refused as no JSON.
+        `curl -d` sends JSON with the media type of a form. An endpoint may take that (`takes_form_type`), but not from
+        a web page (`Origin` or `Sec-Fetch-Site`): browsers send a form to another site without a preflight. An old
+        browser may send neither header; it writes `{` and `"` in a form as `%7B` and `%22`, so its body is refused as
+        no JSON.
 
         Raises:
             UnsupportedMedia: The content type is another one, or the header of raw bytes is missing.

@@ -62,9 +62,10 @@ def _recurrent(mender: Mender, value: DataTensor) -> list[DataTensor]:
     2. It has lengths from an input, or computed from the steps: the node stays.
     3. It runs over an axis of fixed size, row by row: the node stays.
     4. Rows that are merged with another axis (a bag of sequences) get the row's length once for each part.
-    5. It takes the rows for its steps (`batch_first` forgotten), merged steps, or no rows at all: refused.
+    5. It takes the rows for its steps (`batch_first` forgotten), merged steps, no rows at all, or an axis that is
+       neither time nor of fixed size: refused.
     """
-    # Case 5
+    # Case 5; merged steps are refused with the lengths
     (time,), rows, _ = value.groups
     order = f"{axis_text((time,))} as steps and {axis_text(rows)} as rows"
     mender.refuse_if(time.is_rows or rows[0].is_time, f"runs over {order} (is batch_first forgotten?): {CROSSES_ROWS}")
