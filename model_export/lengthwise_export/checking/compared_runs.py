@@ -34,6 +34,7 @@ _WIDER: Final = (41, 7)  # Steps by which it is wider: more than the chunks of m
 
 _FILLS: Final = ("masked_fill", "masked_fill_", "where", "Where")  # They may fill with infinity on purpose
 _SLICES: Final = frozenset({"__getitem__", "narrow", "slice", "Slice"})  # Kinds that take a part of their input
+_REORDERING: Final = frozenset({"flip", "fliplr", "roll", "ReverseSequence"})
 _AMPLIFIED: Final = 100  # A weight that differs by this many times less than the tolerance may change a sum
 _MAX_PICTURED: Final = 400  # at most this many operators are shown in the picture of a leak
 
@@ -362,7 +363,9 @@ class ComparedRuns:
         layout, pair = self.pairing.before.layout, self.pair_of(operation)
         if pair is not None and BY_PLACE.fullmatch(operation.kind) and pair.is_nan_in_one_run(self.pairing):
             return rules()["LW805"].cause()
-        if not layout.is_right_padded and pair is not None and pair.counts_positions:
+        # Steps that are 0 at the padding in front, and reversed, begin alike in both runs: they are no positions.
+        counts = pair is not None and pair.counts_positions and operation.kind not in _REORDERING
+        if not layout.is_right_padded and counts:
             return rules()["LW706" if layout.packed else "LW602"].cause({"valid": names.valid})
         return explain(operation, change, names, self.pairing.before, [pair.before for pair in self.pairs])
 
