@@ -51,7 +51,7 @@ def test_what_is_missing_is_one_line_that_names_its_extras(extras: tuple[str, ..
     done = with_only(extras, "from lengthwise.commands.cli import main; main()", *call.split())
     assert done.returncode == 2  # 1 is a verdict: of `check`, that something leaks
     assert f"pip install 'lengthwise[{named}]'" in done.stderr.splitlines()[-1]
-    assert f"in a checkout: pip install '.[{named}]'" in done.stderr.splitlines()[-1]
+    assert f"in a checkout: pip install -e '.[{named}]'" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 

@@ -90,7 +90,7 @@ OUT_OF_DEVICE_MEMORY: Final = (
 
 def how_to_install(extras: str) -> str:
     """How to install extras, separated by commas, as the end of an error's message."""
-    return f"pip install 'lengthwise[{extras}]', or in a checkout: pip install '.[{extras}]'"
+    return f"pip install 'lengthwise[{extras}]', or in a checkout: pip install -e '.[{extras}]'"
 
 
 def missing_extra(error: ModuleNotFoundError, name: str, subject: str) -> str | None:

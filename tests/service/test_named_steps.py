@@ -87,7 +87,7 @@ GOOD = dict(zip(NAMES, (1.0, 2.0, 3.0, 4.0), strict=True))
         ([GOOD, {"ay": 1, "a/z~": 2, "ä b": 3}], "/sequences/0/1/ax", "refuses missing values"),
         ([{"ax": 1, "ay": 2, "ä b": 3}], "/sequences/0/0/a~1z~0", "refuses missing values"),
         ([{**GOOD, "ay": None}], "/sequences/0/0/ay", "refuses missing values"),
-        ([{**GOOD, "ay": "2"}], "/sequences/0/0/ay", "must be a number or null, got a string"),
+        ([{**GOOD, "ay": "2"}], "/sequences/0/0/ay", "must be a number, got a string"),
         ([{**GOOD, "a/z~": 1e39}], "/sequences/0/0/a~1z~0", "beyond the range"),
         ([{**GOOD, "x" * 300: 1}], f"/sequences/0/0/{'x' * 256}...", "unknown field; known are a/z~"),
         ([GOOD, [1, 2, 3, 4]], "/sequences/0/1", "must be an object, as step 0 is, got an array"),
@@ -118,7 +118,7 @@ def test_what_is_wrong_with_arrays_names_the_feature():
             manifest(),
             "a step must be an array of 2 numbers, and none here is an array: the first is an object: the fea",
         ),
-        (manifest(features=1), "must be a number or null, got an object: the features of sums/1 have no names"),
+        (manifest(features=1), "must be a number, got an object: the features of sums/1 have no names"),
         (manifest(vocabulary=9), "must be a token id, a whole number, got an object: the features of sums/1 have no n"),
     ],
 )

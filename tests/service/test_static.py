@@ -92,7 +92,8 @@ def test_a_missing_static_value_is_taken_only_where_the_manifest_says_so():
     (found,) = problems({"steps": STEPS, "static": [None, 1, "fan"]}, OF_STEPS).items()
     assert found == (
         "/static/0",
-        "is null or not there: the model beside/1 takes missing values in the steps, and none among the static values",
+        "is null or not there: the model beside/1 refuses missing values among the static ones; to allow them, train "
+        "it with `missing` in its spec",
     )
 
 
@@ -520,7 +521,7 @@ def test_a_wrong_static_tensor_is_not_said_to_be_missing():
         (STATIC, 3, 2, "row 1, value 2: must be one of pump, fan, valve, as its index from 0 to 2"),
         (STATIC, -1, 2, "row 1, value 2: must be one of pump, fan, valve"),
         (STATIC, 0.5, 2, "row 1, value 2: must be one of pump, fan, valve"),
-        (OF_STEPS, np.nan, 0, "row 1, value 0: is null or not there: the model beside/1 takes missing values in"),
+        (OF_STEPS, np.nan, 0, "row 1, value 0: is null or not there: the model beside/1 refuses missing values"),
         (TAKES_MISSING, np.nan, 2, "row 1, value 2: is null or not there: a category is never missing"),
     ],
 )

@@ -285,7 +285,9 @@ def _definitions(
     code for its number of steps; `valid` and `lengths` are those of the mask and the lengths.
     """
     if names.lengths_or_mask not in site.used_names:
-        yield f"# {names.lengths_or_mask}: pass this argument of the model to {site.function}"
+        to_add = "add this argument to the model's forward" if names.is_to_add else ""
+        to_pass = "" if to_add and site.function == "forward" else f"pass this argument of the model to {site.function}"
+        yield f"# {names.lengths_or_mask}: {'; '.join(filter(None, (to_add, to_pass)))}"
     if "torch" not in site.imported:
         yield "import torch"
     if variables["x"] != variables["operand"]:

@@ -119,6 +119,7 @@ class ArgumentNames:
     role: SecondRole = "lengths"  # Whether that holds lengths, or is a mask of valid steps or of padding
     fix: str | None = None  # The fix of every leak, for a model of another framework; None: a fix for the operator
     is_left_padded: bool = False  # Whether each sequence is at the end of its row
+    is_to_add: bool = False  # Whether the module has no such argument yet: the name is that of one to add
 
     @property
     def valid(self) -> str:

@@ -136,7 +136,7 @@ class TorchSubject:
         width = f"{steps}.size({0 if self.signature.time_first else 2 if self.signature.channels_first else 1})"
         role = next((role for role in ("lengths", "mask", "padding-mask") if role in names), None)
         if role is None:
-            return ArgumentNames(width)
+            return ArgumentNames(width, is_to_add=True)
         # With padding on both sides, too: for that there is no simple code.
         return ArgumentNames(width, names[role], role, is_left_padded=not self.layout.is_right_padded)
 

@@ -251,15 +251,19 @@ class TrialRules:
     def _rule_of_unused(self, leak: Leak) -> Cause | None:
         """The cause of a model whose answers do not depend on the lengths or the mask; None if they do.
 
-        None also for a model of Keras, which takes neither: it makes its mask itself. If the operator of the leak has a
-        rule of its own, that rule stays, with this reason added.
+        None also for a model that takes neither, as one of Keras, which makes its mask itself. If the operator of the
+        leak has a rule of its own, that rule stays, with this reason added.
         """
         base = completed(self.baseline.batch, self.subject.steps)  # what stands beside the steps stays
         names, logits = self.subject.names, self.baseline.answer.logits
         other_lengths = (np.full_like(base.lengths, base.width), base.lengths[::-1].copy())
-        if names.fix is not None or not all(
-            np.array_equal(logits, self.subject.answer(replace(base, lengths=lengths)).logits, equal_nan=True)
-            for lengths in other_lengths
+        if (
+            names.is_to_add
+            or names.fix is not None
+            or not all(
+                np.array_equal(logits, self.subject.answer(replace(base, lengths=lengths)).logits, equal_nan=True)
+                for lengths in other_lengths
+            )
         ):
             return None
         unused = rules()["LW107"].cause({"second": names.lengths_or_mask}, fix=leak.cause.fix)

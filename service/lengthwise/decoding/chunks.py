@@ -26,6 +26,7 @@ from lengthwise.errors import RequestError, StateConflict
 from lengthwise.padding import Sample
 from lengthwise.runtime.manifest import Manifest
 from lengthwise.runtime.states import MOST_OFFSET, SequenceState, StateKeys, have_seen, unpack
+from lengthwise.wrong_values import counted
 
 if TYPE_CHECKING:
     from lengthwise.repository.registry import ServedModel
@@ -34,7 +35,10 @@ ABSENT: Final = object()
 """In the place of what an item does not say."""
 NO_STREAM: Final = "the model {} takes and gives no states: it was not exported with --streaming"
 NO_OFFSET: Final = "must be a whole number of steps, from 0"
-_NO_STATE: Final = "is no state of this service: it was cut, changed, or not signed by it"
+_NO_STATE: Final = (
+    "is no state of this service: it was cut, changed, or not signed by it; without a state, send the sequence from "
+    "its start"
+)
 
 
 class SentState(NamedTuple):
@@ -157,7 +161,7 @@ class SentStates:
         state, streaming = self._states[index], manifest.streaming
         seen, believed = 0 if state is None else state.offset, self.sent[index].offset
         if believed is not ABSENT and believed != seen:
-            self._refuse(index, "offset", f"the state has seen {seen} steps, not {believed}", self.offset_at)
+            self._refuse(index, "offset", f"the state has seen {counted(seen, 'step')}, not {believed}", self.offset_at)
         values = None if state is None or streaming is None else unpack(state.values, streaming)
         if state is not None and values is None:
             self._refuse(index, "malformed", "has another size than the states of this version, or is not finite")
@@ -187,4 +191,6 @@ def _version_of(state: SequenceState, versions: Sequence[Manifest]) -> int | Non
 def _not_of(versions: Sequence[Manifest]) -> str:
     """The message for a state of none of these versions."""
     only = versions[0].key if len(versions) == 1 else f"any version of {versions[0].name} that is served"
-    return f"the state is not of {only}"
+    return (
+        f"the state is not of {only}: serve the one that gave it, or send the sequence from its start, without a state"
+    )

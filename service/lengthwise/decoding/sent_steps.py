@@ -236,7 +236,8 @@ def _value_message(step: Sequence[Any], feature: int, where: SentWhere) -> str:
     if type(value) is float or type(value) is int:
         message = "is beyond the range of float32"
     elif value is not None:
-        message = f"must be a number or null, got {_kind(value, manifest)}"
+        or_null = "" if manifest.missing == "refuse" else " or null"
+        message = f"must be a number{or_null}, got {_kind(value, manifest)}"
     elif any(entry is not None for entry in step):
         message = missing_message(manifest)
     else:  # the whole step may be padding: whether values follow is not known here

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lengthwise.decoding.calls import Problems, escaped, missing_message, unknown_fields
+from lengthwise.decoding.calls import Problems, escaped, unknown_fields
 from lengthwise.decoding.json_text import kind
 from lengthwise.decoding.sent_steps import fits_float32
 from lengthwise.runtime.feature_names import listed, similar
@@ -143,8 +143,7 @@ def _why_not_missing(categories: Sequence[str] | None, manifest: Manifest) -> st
     """Why a missing value is refused: one that is no category if `categories` is None."""
     if categories is not None:
         why = f"a category is never missing, it must be one of {listed(categories)}"
-    elif manifest.missing == "refuse":
-        why = missing_message(manifest)
     else:
-        why = f"the model {manifest.key} takes missing values in the steps, and none among the static values"
+        why = f"the model {manifest.key} refuses missing values among the static ones; to allow them, train it with "
+        why += "`missing` in its spec"
     return f"is null or not there: {why}"

@@ -221,7 +221,7 @@ def check_packages(installed: Installation) -> None:
     if not installed.module:
         raise ConfigurationError(
             f"no onnxruntime is installed, and nothing runs a graph without it: {_CPU_PACKAGE}, or {_GPU_PACKAGE} for "
-            "NVIDIA GPUs; in a checkout: pip install '.[cpu]' or '.[gpu]'"
+            "NVIDIA GPUs; in a checkout: pip install -e '.[cpu]' or '.[gpu]'"
         )
 
 
