@@ -65,8 +65,10 @@ def without_masks() -> Iterator[None]:
     """Lets every model count each padded step as a step."""
     forward = SequenceClassifier.forward
 
-    def count_all(self: SequenceClassifier, steps: Tensor, lengths: Tensor) -> ClassifierOutput:
-        return forward(self, steps, torch.full_like(lengths, steps.shape[1]))
+    def count_all(
+        self: SequenceClassifier, steps: Tensor, lengths: Tensor, static: Tensor | None = None
+    ) -> ClassifierOutput:
+        return forward(self, steps, torch.full_like(lengths, steps.shape[1]), static)
 
     with mock.patch.object(SequenceClassifier, "forward", count_all):
         yield
