@@ -199,13 +199,13 @@ class FollowedTensors(TorchFunctionMode):
     def _made_by(self, name: str, sources: Sequence[_FromSteps], call: Any, steps: Tensor) -> tuple[str, float | None]:
         """`kind` and `number`, as `_FromSteps` has them, of the result of a function of torch.
 
-        1. Of constants alone: a constant, if one number in the call is its value, or the function is in `_UNIFORM`;
-           else `other`.
+        1. Of constants alone: a constant, if the function makes it of one number (`_OF_ONE_NUMBER`), or is in
+           `_UNIFORM`; else `other`.
         2. Of steps compared with a number, `steps != number`: `compared`, or a mask where a step is one number.
         3. `any` of what is compared: a mask.
         4. What only copies or joins the numbers of steps, or of masks: the same kind. All of these have to be of the
            same number, as two masks of different numbers make one that Keras would not make of either.
-        5. Anything else: `other`.
+        5. Anything else: `other`, with the number that steps were compared with, such as of `steps == number`.
 
         Args:
             name: The name of the function.

@@ -56,7 +56,8 @@ def recognise(
     Args:
         nodes: The nodes of the body.
         step: The name of the body's input with a step, and its number of features.
-        states: By the name of a state before a step: its name after the step, and its number of features.
+        states: The loop's states, h and of an LSTM c as well. By the name of a state before a step: its name after the
+            step, and its number of features.
         constants: Constants of any shape that the body takes, by name.
         other_inputs: Other data `[rows, features]` that the body takes: by name, the number of features.
 
@@ -68,7 +69,8 @@ def recognise(
         body.input(name, width)
     step_leaf = body.input(*step)
     leaves = {name: body.input(name, width) for name, (_, width) in states.items()}
-    # A state that is no affine function of leaves (products and activations are leaves) has an operator of no cell.
+    # Left out is what is no affine function of leaves after a step: an operator made it that no cell has. Products and
+    # activations are leaves.
     after_step = {
         name: function for name, (next_name, _) in states.items() if (function := body.affine(next_name)) is not None
     }

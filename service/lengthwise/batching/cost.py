@@ -49,7 +49,7 @@ _MAX_COLUMNS: Final = 1024  # widths whose column is cached; past it the cache i
 
 
 class Column(NamedTuple):
-    """Predicted seconds of batches of one width, before the drift: multiply by `CostTable.drift`."""
+    """Predicted seconds of batches of one width, which are to be multiplied by `CostTable.drift`."""
 
     seconds: list[float]  # `seconds[n]`: of a batch of n rows; 0 for n = 0
     added_seconds: list[float]  # `added_seconds[n]`: of one row more than n; 0 for the most rows
@@ -128,7 +128,7 @@ class Column(NamedTuple):
 
 
 class _Snapshot(NamedTuple):
-    """The grid with the learned overhead, and the columns computed from it, before the drift.
+    """The grid with the learned overhead, and the columns computed from it, which are to be multiplied by the drift.
 
     Never changed but for `columns`; replaced when the overhead, the measured times or the number of rows change.
     """
@@ -183,7 +183,7 @@ class CostTable:
         return (self._measured + self._snapshot.overhead) * self.drift
 
     def column(self, width: int, rows: int) -> Column:
-        """The predicted seconds of batches of one width, by their rows, before the drift.
+        """The predicted seconds of batches of one width, by their rows, not multiplied by the drift.
 
         The column has at least `rows` rows. It is computed from the present snapshot of the grid, and cached in it.
         """
@@ -231,7 +231,7 @@ class CostTable:
         return self.seconds_of(rows, width, valid_steps) * self.drift
 
     def seconds_of(self, rows: int, width: int, valid_steps: int | None = None) -> float:
-        """Predicted seconds of one batch before the drift; without `valid_steps`, of rows of one length."""
+        """Predicted seconds of one batch, with overhead, without drift; without `valid_steps`, of equally long rows."""
         column, charged_rows = self.column(width, rows), self.charged_rows(rows, width, valid_steps)
         whole_rows = int(charged_rows)
         return column.seconds[whole_rows] + (charged_rows - whole_rows) * column.added_seconds[whole_rows]

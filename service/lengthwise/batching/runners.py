@@ -375,7 +375,9 @@ class Runners:
         Otherwise `_take_inline` has woken a runner for it. After a batch the event loop polls for requests for a short
         time (`busy_poll`), because its clients often send the next ones at once.
         """
-        self._loop.call_soon(self._count_inline)  # in the next iteration: `settle_all` below has told the callers
+        # The batches that ran inline are counted in the loop's next iteration, so that callers get their answers first.
+        # It is asked for before the run, also where none follows: earlier turns may have left some.
+        self._loop.call_soon(self._count_inline)
         planned = self._take_inline()
         if planned is None:
             return

@@ -170,9 +170,12 @@ def _count_padded(is_padding: NDArray[np.bool_], repeats: NDArray[np.bool_], cou
 
 
 def _longest_runs(is_padding: NDArray[np.bool_], tails: NDArray[np.intp]) -> NDArray[np.intp]:
-    """`[rows]`: the length of the longest run of padding steps before the tail of each row (signals have runs, too)."""
+    """`[rows]`: the length of the longest run of steps like padding before the tail of each row.
+
+    A signal that has such runs within may end in one, too.
+    """
     steps = np.arange(is_padding.shape[1])
     inside = is_padding & (steps < (is_padding.shape[1] - tails)[:, None])
-    # `[rows, length]`: the index of the last step that is not in a run
+    # `[rows, width]`: the index of the last step that is not in a run
     last_other = np.maximum.accumulate(np.where(inside, -1, steps), axis=1)
     return np.asarray(np.where(inside, steps - last_other, 0).max(axis=1))

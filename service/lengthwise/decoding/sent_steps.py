@@ -149,8 +149,8 @@ def _explain_steps(
         where: Where the steps are, with the problems.
         count: The number of kept steps.
         has_list: Whether one of all steps is an array.
-        faults: How many faults C has counted; those beyond the given steps are only counted here, too. None: C has not
-            read the steps.
+        faults: How many faults C has counted: what no given step shows is added to the number of problems, without a
+            text. None: C has not read the steps.
     """
     problems, features = where.problems, where.manifest.input.features
     problems_before = problems.total
@@ -158,7 +158,7 @@ def _explain_steps(
         _explain_tokens(steps, where)
     elif features == 1 or has_list:
         _explain_values(steps, where, features, count)
-    else:  # one problem for all steps: they should be arrays, and none is
+    else:  # one problem for all steps, whatever C has counted: they should be arrays, and none is
         index, step = next(iter(steps), (0, None))
         hint = "" if isinstance(step, dict) else "; a level of brackets may be missing"
         detail = f"and none here is an array: the first is {_kind(step, where.manifest)}{hint}"

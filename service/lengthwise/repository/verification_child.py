@@ -4,7 +4,8 @@ It imports what it needs, and then waits for its task on stdin: two pickles, of 
 `VerificationTask`. It writes one JSON object, the *answer*, to the original stdout:
 
 - `accepted`: a `Verification`; or `refused`: why not, with `kind` (the class of the error) or `trace` (a traceback);
-- `memory`: whether the limit of memory was reached; `of_gpu`: whether the memory of a GPU ran out;
+- `memory`: whether the limit of memory was reached, which may be all that the answer has;
+- `of_gpu`: whether the memory of a GPU ran out;
 - `log`: what was logged, as level, logger and text.
 """
 

@@ -2,7 +2,7 @@
 
 A sequence is *ordinary* (values of mean 0 and deviation 1, or those of the manifest) or *raw*: `KINDS` are the kinds of
 raw values, what sensors and logs hold before anybody scales them. `check`, the proof of a mend, every verification and
-the promises measured by it take every other sequence from them.
+the promises measured by it take some of their sequences from them.
 
 Raw values may be *ill-conditioned* for a model: rounding of the values alone (a change of a few ulps, units in the last
 place) changes the answer a lot. A difference between batched and unbatched is then *explained* by rounding, and no leak

@@ -184,15 +184,15 @@ def _with_channels(
 
 
 def _pads(windows: Sequence[Window]) -> list[int]:
-    """The attribute `pads` of ONNX: the zeros in front along each spatial axis, then those after."""
+    """The attribute `pads` of ONNX: how many positions are added in front along each spatial axis, then behind."""
     return [window.before for window in windows] + [window.after for window in windows]
 
 
 def _emitter_with_pads(mender: Mender, *further_inputs: str) -> _Emit:
     """Returns a function for the argument `emit` of `_mend_windows`: it writes the node again, with explicit `pads`.
 
-    These are the zeros that its windows read in front and behind; `auto_pad` goes. `further_inputs` are the names of
-    the node's inputs after the first one.
+    These say how many positions its windows read in front of the first step and behind the last; `auto_pad` goes.
+    `further_inputs` are the names of the node's inputs after the first one.
     """
     return lambda masked, windows: mender.copy_node(
         [mender.in_original_shape(masked), *further_inputs], drop=["auto_pad"], pads=_pads(windows)

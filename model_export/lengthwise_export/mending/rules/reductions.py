@@ -133,10 +133,10 @@ def _top_k(mender: Mender, value: DataTensor, axis: int) -> list[DataTensor]:
     """Mends the k largest or smallest elements along an axis, with their indices.
 
     Over time, the padding gets an infinity, so it is chosen last. Lengths with fewer steps than k are left out, so a
-    fixed k never chooses padding. A k that is the number of steps does: only if the result is sorted do each row's own
-    steps come first.
+    fixed k never chooses padding. A k that depends on the number of steps may: only if the result is sorted do each
+    row's own steps come first.
     """
-    # k is a tensor of one number; without that axis its table is that of a size.
+    # k has the shape [1], and its table `[2, lengths, 1]`: without the last axis it is that of a size.
     new_size = Size(mender.sizes_input(1, "its number of steps is").table.reshape(2, -1))
     _, size = mender.mixed_dim(value, axis)
     mender.refuse_if(not mender.attribute("sorted", 1) and new_size.fixed is None, "gives the steps in no order")

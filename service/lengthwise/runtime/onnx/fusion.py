@@ -141,7 +141,7 @@ class _Fusion(KnownSteps):
         self._rectangles = rectangles
         self.nodes: list[Node] = []  # the new ones
         self.tensors: dict[str, NDArray[np.float32]] = {}  # new initializers
-        self._written: set[str] = {names.sequences}  # packed values that are rectangles, too
+        self._also_unpacked: set[str] = {names.sequences}  # packed values that the new graph has as rectangles, too
 
     def rewrite(self) -> None:
         """Goes through all nodes, those that compute the lengths first, as Pack reads the lengths."""
@@ -196,12 +196,12 @@ class _Fusion(KnownSteps):
         axis, is noted instead as one that must not be packed, and the rewrite begins again (`_pack`).
         """
         value = self._values.get(name)
-        if not isinstance(value, Packed) or name in self._written:
+        if not isinstance(value, Packed) or name in self._also_unpacked:
             return
         if value.padding != 0 or "d" in value.axes:
             self._rectangles.add(name)
             return
-        self._written.add(name)
+        self._also_unpacked.add(name)
         inputs = [value.name, self._lengths, self._names.sequences]
         self._own("Unpack", inputs, name, axes=value.axes, axis=self._names.open_axes[1])
 
