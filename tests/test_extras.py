@@ -63,7 +63,7 @@ def test_the_readmes_picture_is_drawn_with_the_extras_that_it_names(extras: tupl
     done = with_only(extras, program)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
-    assert f"pip install '.[{named}]'" in done.stderr
+    assert f"pip install -e '.[{named}]'" in done.stderr
 
 
 @pytest.mark.parametrize("extra", ["serve", "cpu", "client", "check", "torch", "export", "train", "bench"])

@@ -36,7 +36,7 @@ UNSAID = re.compile(
         (
             r"/step_mask: must have one entry for each of the \d+ steps",
             r"/data: must be \d+ numbers, flat or nested as the shape says",
-            r"/data: holds a number beyond ",
+            r"/data: (holds a number beyond |must hold whole numbers)",
             r"rows need 'lengths'",
             r"row \d+: a length is from 1 to the width",
             r"must have one entry for each of the \d+ rows",
