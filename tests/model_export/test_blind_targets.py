@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import lengthwise_export
 from lengthwise.errors import ConfigurationError
 from lengthwise.padding import PaddedBatch, pad
 from lengthwise.runtime.manifest import StepInput
@@ -166,6 +167,38 @@ def test_without_a_mend_no_module_goes_without_lengths() -> None:
             targets.read(module, TargetOptions())
     with pytest.raises(ConfigurationError):
         targets.read(MayTakeLengths(), TargetOptions(second="none"))
+
+
+class InForward(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = x + 1
+        return self.head(steps.mean(1))
+
+
+class InHelper(InForward):
+    def pooled(self, steps: Tensor) -> Tensor:
+        return steps.mean(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pooled(x + 1))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("kind", "first_line"),
+    [
+        (InForward, "# lengths: add this argument to the model's forward"),
+        (InHelper, "# lengths: add this argument to the model's forward; pass this argument of the model to pooled"),
+    ],
+)
+def test_a_fix_adds_lengths_that_the_module_lacks(kind: type[nn.Module], first_line: str) -> None:
+    (leak,) = lengthwise_export.check(kind(), features=4, max_length=40, suggest=True).leaks
+    assert (leak.code, leak.cause.fix.splitlines()[0]) == ("LW201", first_line)
+    assert "never used" not in leak.cause.why
 
 
 def test_an_argument_that_nobody_gives_is_asked_for() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import os
@@ -10,6 +9,7 @@ import random
 import re
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, NoneType
@@ -51,7 +51,8 @@ _MODULE_NAME: Final = re.compile(r"[\w-]+(\.[\w-]+)*")
 """The name of a module. Relative names, which begin with a dot, have no package here."""
 
 _PLAIN: Final = (int, float, str, bytes, set, torch.Size, torch.dtype, torch.device, NoneType)
-_ANOTHER_ANSWER: Final = 1e-3  # of the largest logit
+"""Values in attributes of modules that nobody draws at random; what can be called is none of them either."""
+_ANOTHER_ANSWER: Final = 1e-3  # of the largest logit, or of 1: so far rounding moves no answer
 _IMPORTED_FILES: dict[str, tuple[Path, int]] = {}  # By the name of a module: its file, and the time of its last change
 
 
@@ -123,7 +124,7 @@ def require_all_is_saved(text: str, target: ModuleTarget, read_again: Callable[[
     if held:
         sequences = [Sampler(subject.steps, seed=0).sequence(subject.steps.width or max(target.min_length, 24))] * 2
         batch = pad(sequences, multiple=1)
-        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]):  # of the user's own code
+        with suppress(Exception), torch.random.fork_rng(devices=[]):  # of the user's own code
             other = read_again(module_of(text, seed=1)).subject
             first, again, second = (each.answer(batch).logits for each in (subject, subject, other))
             if np.array_equal(first, again):
@@ -182,7 +183,7 @@ def _remove_stale_module(path: Path) -> None:
         del sys.modules[path.stem]
         importlib.invalidate_caches()
         # Python would use the old bytecode if the file has the same size and was changed in the same second.
-        with contextlib.suppress(OSError, NotImplementedError):
+        with suppress(OSError, NotImplementedError):
             Path(importlib.util.cache_from_source(str(path))).unlink()
 
 
